@@ -1,0 +1,66 @@
+//! Stream → record: one folder a protocol. An extractor sees the bytes of one flow in order, each direction apart, in
+//! memory that it bounds itself, and emits records. `Analyzer` is the closed set of them, so that calls are static.
+
+use thymus_record::column::Proto;
+use thymus_record::{Address, RecordSink, Time};
+
+/// The flow that bytes belong to; its values stand in every record made from it.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowContext {
+    /// Time of the packet that completed these bytes.
+    pub now: Time,
+    /// Flow shard, part of the uid.
+    pub shard: u8,
+    /// Number of the flow in its shard, part of the uid.
+    pub sequence: u64,
+    /// Network path by the shard's number.
+    pub network: u32,
+    /// Originator.
+    pub orig_h: Address,
+    /// Its port.
+    pub orig_p: u16,
+    /// Responder.
+    pub resp_h: Address,
+    /// Its port.
+    pub resp_p: u16,
+    /// Transport.
+    pub proto: Proto,
+}
+
+/// Which end sent the bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// The flow's originator.
+    Originator,
+    /// Its responder.
+    Responder,
+}
+
+/// What an extractor wants next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// More bytes.
+    Continue,
+    /// Nothing more: it has said all (e.g. the TLS handshake is over). Its service stands.
+    Done,
+    /// These bytes are not its protocol: drop it, the flow has no service of it.
+    NotMine,
+}
+
+/// One protocol's reader of one flow. For UDP each call holds one datagram.
+pub trait Extractor {
+    /// Takes the next bytes of one direction.
+    fn on_bytes(
+        &mut self,
+        flow: &FlowContext,
+        direction: Direction,
+        bytes: &[u8],
+        sink: &mut dyn RecordSink,
+    ) -> Verdict;
+    /// `missing` bytes of one direction will never come.
+    fn on_gap(&mut self, flow: &FlowContext, direction: Direction, missing: u64, sink: &mut dyn RecordSink) -> Verdict;
+    /// The flow ends: emit what is pending.
+    fn on_close(&mut self, flow: &FlowContext, sink: &mut dyn RecordSink);
+    /// Zeek's name of the service, once the bytes have confirmed it.
+    fn service(&self) -> Option<&'static str>;
+}

@@ -1,0 +1,2 @@
+//! link
+#![deny(unsafe_code)]

@@ -1,0 +1,2 @@
+//! master
+#![deny(unsafe_code)]

@@ -1,0 +1,133 @@
+//! Messages of the link. Control messages are JSON objects, in which a reader skips what it does not know and defaults
+//! what is missing; batches and packets travel as bytes. The frame around them is `link`'s.
+
+use crate::ledger::Ledger;
+use crate::query::{PcapQuery, QueryReport};
+use crate::{BootId, SensorId};
+use serde::{Deserialize, Serialize};
+
+/// Versions of the link that this build speaks, newest first.
+pub const VERSIONS: [u16; 1] = [1];
+
+/// The first message of each side.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hello {
+    /// Link versions spoken.
+    pub versions: Vec<u16>,
+    /// Software version, for people.
+    pub software: String,
+    /// The sensor (0 from a master that does not know it).
+    pub sensor: SensorId,
+    /// The sensor's run.
+    pub boot: BootId,
+    /// The sensor's host name, for people.
+    pub name: String,
+    /// From a master: the ranges of the sensor's batches that it holds, all boots.
+    pub held: Vec<Held>,
+}
+
+/// Batches of one boot that the master holds for good.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Held {
+    /// The boot that numbered them.
+    pub boot: BootId,
+    /// Inclusive ranges of sequence numbers, ascending, apart.
+    pub ranges: Vec<(u64, u64)>,
+}
+
+/// A capture port's state, as a sensor tells it.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortHealth {
+    /// The port, as configured.
+    pub name: String,
+    /// Link state and speed in words, where known.
+    pub state: String,
+    /// Megabits a second over the last interval.
+    pub mbps: f64,
+    /// Packets a second over the last interval.
+    pub pps: f64,
+}
+
+/// A sensor's state, told every few seconds.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// `capturing`, `degraded` or `blind`, derived from packets.
+    pub state: String,
+    /// What is wrong and its cure, in sentences.
+    pub items: Vec<String>,
+    /// The ledger of this boot so far.
+    pub ledger: Ledger,
+    /// Capture ports.
+    pub ports: Vec<PortHealth>,
+    /// Share of the poll loops' time spent on packets, 0 to 1.
+    pub busy_ratio: f64,
+    /// Megabits a second that could still be taken at the current mix.
+    pub headroom_mbps: f64,
+    /// Packets a second that could still be taken at the current mix.
+    pub headroom_pps: f64,
+    /// Oldest packet in the ring, epoch seconds.
+    pub ring_oldest: Option<f64>,
+    /// Flows open now.
+    pub flows_open: u64,
+}
+
+/// Master to sensor.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ToSensor {
+    /// First message.
+    Hello(Hello),
+    /// These batches are held for good.
+    Acknowledge(Held),
+    /// The same sequence came with other content: renew your boot.
+    Fork {
+        /// The boot that forked.
+        boot: BootId,
+    },
+    /// Answer this on the same link.
+    Query {
+        /// Names the answer.
+        id: u64,
+        /// What to fetch.
+        query: PcapQuery,
+    },
+    /// Nobody waits for this answer any more.
+    Cancel {
+        /// The query's id.
+        id: u64,
+    },
+    /// A message of a newer master.
+    #[serde(other)]
+    Unknown,
+}
+
+/// Sensor to master; batches and packets travel beside as bytes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ToMaster {
+    /// First message.
+    Hello(Hello),
+    /// State.
+    Health(Box<Health>),
+    /// The answer to a query is complete.
+    QueryEnd {
+        /// The query's id.
+        id: u64,
+        /// What was found.
+        report: QueryReport,
+    },
+    /// The query cannot be answered.
+    QueryFailed {
+        /// The query's id.
+        id: u64,
+        /// Why, in words.
+        why: String,
+    },
+    /// A message of a newer sensor.
+    #[serde(other)]
+    Unknown,
+}

@@ -1,0 +1,3 @@
+//! The command line of the vSensor.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! `thymus-sensor read`: capture files to Zeek logs or JSON lines.

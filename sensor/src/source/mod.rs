@@ -1,0 +1,54 @@
+//! Where packets come from. A source lends a whole burst and its time for the length of one call; an empty burst is
+//! lent too, so that an idle port's time goes on.
+
+use thymus_dissect::Frame;
+use thymus_record::Time;
+use thymus_record::ledger::Count;
+
+/// Most frames in a burst.
+pub const BURST_MAX: usize = 64;
+
+/// Frames received together.
+#[derive(Clone, Copy, Debug)]
+pub struct Burst<'a> {
+    /// The frames, at most [`BURST_MAX`], in the order received; never an earlier time than the frame before, per port.
+    pub frames: &'a [Frame<'a>],
+    /// Packet time now: the last frame's time, or where none came what the source says the time is.
+    pub now: Time,
+}
+
+/// What a source counted so far.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct SourceCounters {
+    /// Delivered in bursts.
+    pub received: Count,
+    /// Dropped before us by NIC or kernel: no mbuf, no descriptor, socket buffer full.
+    pub missed: Count,
+    /// Delivered in part or not at all because they were not whole.
+    pub error: Count,
+}
+
+/// What became of one call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// So many frames were lent; 0 if none were there.
+    Frames(usize),
+    /// The source has come to its end (files, a bounded generator, a port that went away).
+    End,
+}
+
+/// A place that packets come from, owned by one worker.
+pub trait PacketSource {
+    /// Lends the next burst to `each`, exactly once unless the source has ended. Never blocks longer than a poll.
+    fn receive_burst(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError>
+    where
+        Self: Sized;
+
+    /// What the source counted so far.
+    fn counters(&mut self) -> SourceCounters;
+}
+
+/// A source cannot go on. The text says what broke, where, and the cure.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);

@@ -1,0 +1,2 @@
+//! store
+#![deny(unsafe_code)]
