@@ -31,7 +31,7 @@ pub mod batch;
 
 pub use address::{Address, Mac};
 pub use column::{Column, Field, Kind, Row, Value};
-pub use network::{Layer, NetworkPath};
+pub use network::{Layer, NetworkPath, Scope};
 pub use record::{Record, RecordSink};
 pub use table::Table;
 pub use time::Time;

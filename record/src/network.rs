@@ -71,6 +71,26 @@ impl fmt::Display for NetworkPath {
     }
 }
 
+/// The networks that somebody may see. Every store, packet, live-update and export call takes one.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All networks.
+    All,
+    /// These paths and what lies below them; none if empty.
+    Within(Vec<NetworkPath>),
+}
+
+impl Scope {
+    /// True if rows of this network may be seen.
+    pub fn allows(&self, path: &NetworkPath) -> bool {
+        match self {
+            Scope::All => true,
+            Scope::Within(roots) => roots.iter().any(|root| path.is_within(root)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
