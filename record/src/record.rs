@@ -46,6 +46,24 @@ records! {
     Dns, Tls, Cert, Http, Host, Weird, Stats, Rollup
 }
 
+/// Calls a macro with every table as `Variant(Row)`, in the order of the tables' ids.
+macro_rules! for_each_table {
+    ($macro:ident) => {
+        $macro!(
+            Flow(FlowRow),
+            Dns(DnsRow),
+            Tls(TlsRow),
+            Cert(CertRow),
+            Http(HttpRow),
+            Host(HostRow),
+            Weird(WeirdRow),
+            Stats(StatsRow),
+            Rollup(RollupRow)
+        );
+    };
+}
+pub(crate) use for_each_table;
+
 /// Where records go.
 pub trait RecordSink {
     /// Takes a record; what a full sink does, and how it counts it, is the sink's promise.
