@@ -88,7 +88,7 @@ pub struct Tunnel {
 }
 
 /// A frame, decoded as far as it can be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Packet<'a> {
     /// Encapsulations that may tell networks apart.
     pub layers: Layers,
@@ -103,13 +103,14 @@ pub struct Packet<'a> {
 }
 
 /// The innermost content.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub enum Content<'a> {
     /// IPv4 or IPv6.
     Ip(Datagram<'a>),
     /// ARP for IPv4 over Ethernet.
     Arp(Arp),
     /// Anything else, or a damaged head.
+    #[default]
     Other,
 }
 
@@ -224,8 +225,6 @@ pub struct Tcp<'a> {
     pub payload: &'a [u8],
     /// Payload length by the IP header: more than captured where the frame was cut.
     pub payload_len: u32,
-    /// The checksum of head and captured payload is right, or cannot be told.
-    pub checksum_ok: bool,
 }
 
 /// A UDP datagram.
@@ -284,6 +283,11 @@ impl Weird {
         "damaged_tunnel_header",
         "unknown_link_type",
     ];
+
+    /// True if any of `other`'s oddities was seen.
+    pub fn has(self, other: Weird) -> bool {
+        self.0 & other.0 != 0
+    }
 
     /// Adds another oddity.
     pub fn note(&mut self, other: Weird) {

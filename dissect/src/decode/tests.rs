@@ -1,0 +1,1 @@
+//! Decoding, layer by layer.
