@@ -62,25 +62,20 @@ fn is_ethernet(bytes: &[u8]) -> bool {
 
 /// A PPPoE session packet (RFC 2516).
 pub(super) fn pppoe(missing: u32, bytes: &[u8]) -> Next<'_> {
-    let Some((&[version, code, s0, s1, l0, l1], rest)) = bytes.split_first_chunk::<6>() else {
+    let Some((&[version, code, s0, s1, _, _], rest)) = bytes.split_first_chunk::<6>() else {
         return Next::Damaged(Weird::LINK_TRUNCATED);
     };
     if version != 0x11 || code != 0 {
         return Next::Foreign;
     }
-    // The length cuts Ethernet's padding off.
-    let length = usize::from(u16::from_be_bytes([l0, l1]));
-    let (ppp, missing) = match rest.get(..length) {
-        Some(ppp) => (ppp, 0),
-        None => (rest, missing),
-    };
+    // The length is left alone: IP's own cuts the padding, and where the two disagree receivers go by IP's.
     let session = u16::from_be_bytes([s0, s1]);
     Next::Tunnel(Entry {
         kind: TunnelKind::Pppoe,
         id: u64::from(session),
         layer: None,
         missing,
-        inside: Inside::Ppp(ppp),
+        inside: Inside::Ppp(rest),
     })
 }
 
