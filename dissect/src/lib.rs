@@ -7,6 +7,8 @@
 pub mod frame;
 /// Frame → packet: link layers, tunnels, IP, transport.
 pub mod decode;
+/// Which frames: a subset of tcpdump's filter language over the decoder.
+pub mod filter;
 /// Packet → flow: the shard's table, TCP state with Zeek's semantics, timers, stream reassembly.
 pub mod flow;
 /// Stream → record: one folder a protocol.
