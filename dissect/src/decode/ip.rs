@@ -10,7 +10,7 @@
 //! A length beyond the wire's frame is noted, and the packet is decoded as far as it goes. A length of 0 stands for a
 //! frame that segmentation offload would have cut: then the frame's length counts.
 
-use super::{Content, Datagram, Fragment, Next, State, Transport, Visit, Weird, extension, transport, tunnel};
+use super::{Content, Datagram, Fragment, Next, State, Transport, Visit, Weird, extension, plain, transport, tunnel};
 use thymus_record::Address;
 use thymus_record::column::Proto;
 
@@ -25,8 +25,12 @@ pub(super) fn by_version<'a, V: Visit>(state: &mut State<'a, '_, V>, bytes: &'a 
     }
 }
 
-#[inline]
 pub(super) fn v4<'a, V: Visit>(state: &mut State<'a, '_, V>, bytes: &'a [u8]) -> Next<'a> {
+    if let Some(datagram) = plain::v4(bytes).filter(|_| !state.whole) {
+        state.visit.datagram(&datagram);
+        state.packet.content = Content::Ip(datagram);
+        return Next::Done;
+    }
     let Some((head, _)) = bytes.split_first_chunk::<20>() else { return Next::Damaged(Weird::IP_DAMAGED) };
     let [version, _, l0, l1, i0, i1, f0, f1, ttl, proto, _, _, s0, s1, s2, s3, t0, t1, t2, t3] = *head;
     let head_len = usize::from(version & 0x0f) * 4;
@@ -36,34 +40,31 @@ pub(super) fn v4<'a, V: Visit>(state: &mut State<'a, '_, V>, bytes: &'a [u8]) ->
     let said = u32::from(u16::from_be_bytes([l0, l1]));
     let (bytes, ip_len) = state.cut(bytes, said);
     let Some(data) = bytes.get(head_len..) else { return Next::Damaged(Weird::IP_DAMAGED) };
-    let mut datagram = Datagram {
+    let (mut fragment, mut transport) = (None, Transport::Fragment);
+    let (proto, data_len) = (Proto(proto), ip_len - u32::from(version & 0x0f) * 4);
+    let place = u16::from_be_bytes([f0, f1]);
+    if place & (MORE | OFFSET) != 0 && !state.whole {
+        let data_at = u16::from(version & 0x0f) * 4;
+        fragment = Some(Fragment { offset: u32::from(place & OFFSET) * 8, more: place & MORE != 0, data_at });
+    } else if proto != extension::AUTHENTICATION {
+        transport = transport::read(proto, data, data_len, &mut state.packet.weird);
+    }
+    state.packet.content = Content::Ip(Datagram {
         source: Address::from_v4([s0, s1, s2, s3]),
         target: Address::from_v4([t0, t1, t2, t3]),
         v6: false,
-        proto: Proto(proto),
+        proto,
         ttl,
         id: u32::from(u16::from_be_bytes([i0, i1])),
         ip_len,
-        fragment: None,
-        transport: Transport::Fragment,
+        fragment,
+        transport,
         bytes,
-    };
-    let place = u16::from_be_bytes([f0, f1]);
-    if place & (MORE | OFFSET) != 0 && !std::mem::take(&mut state.whole) {
-        datagram.fragment = Some(Fragment {
-            offset: u32::from(place & OFFSET) * 8,
-            more: place & MORE != 0,
-            data_at: u16::from(version & 0x0f) * 4,
-        });
-        return finish(state, datagram);
+    });
+    if proto == extension::AUTHENTICATION && fragment.is_none() {
+        return behind_heads(state, data, data_len);
     }
-    state.whole = false;
-    let data_len = ip_len - u32::from(version & 0x0f) * 4;
-    if datagram.proto == extension::AUTHENTICATION {
-        return behind_heads(state, datagram, data, data_len);
-    }
-    datagram.transport = transport::read(datagram.proto, data, data_len, &mut state.packet.weird);
-    finish(state, datagram)
+    finish(state)
 }
 
 pub(super) fn v6<'a, V: Visit>(state: &mut State<'a, '_, V>, bytes: &'a [u8]) -> Next<'a> {
@@ -82,7 +83,7 @@ pub(super) fn v6<'a, V: Visit>(state: &mut State<'a, '_, V>, bytes: &'a [u8]) ->
         payload => payload + 40,
     };
     let (bytes, ip_len) = state.cut(bytes, said);
-    let datagram = Datagram {
+    state.packet.content = Content::Ip(Datagram {
         source: Address(*source),
         target: Address(*target),
         v6: true,
@@ -93,43 +94,44 @@ pub(super) fn v6<'a, V: Visit>(state: &mut State<'a, '_, V>, bytes: &'a [u8]) ->
         fragment: None,
         transport: Transport::Fragment,
         bytes,
-    };
-    let data = bytes.get(40..).unwrap_or_default();
-    behind_heads(state, datagram, data, ip_len - 40)
+    });
+    behind_heads(state, bytes.get(40..).unwrap_or_default(), ip_len - 40)
 }
 
 /// Walks the heads between IP and transport, then reads the transport.
-fn behind_heads<'a, V: Visit>(
-    state: &mut State<'a, '_, V>,
-    mut datagram: Datagram<'a>,
-    data: &'a [u8],
-    data_len: u32,
-) -> Next<'a> {
-    let whole = std::mem::take(&mut state.whole);
-    let (data, data_len) = match extension::skip(&mut datagram, data, data_len, whole) {
-        Ok(transport) => transport,
+#[inline]
+fn behind_heads<'a, V: Visit>(state: &mut State<'a, '_, V>, data: &'a [u8], data_len: u32) -> Next<'a> {
+    let Content::Ip(datagram) = &mut state.packet.content else { return Next::Done };
+    match extension::skip(datagram, data, data_len, state.whole) {
+        Ok((data, data_len)) if datagram.fragment.is_none() => {
+            datagram.transport = transport::read(datagram.proto, data, data_len, &mut state.packet.weird);
+        }
+        Ok(_) => {}
         Err(weird) => {
             state.packet.weird.note(weird);
             datagram.transport = Transport::Damaged;
-            return finish(state, datagram);
         }
-    };
-    if datagram.fragment.is_none() {
-        datagram.transport = transport::read(datagram.proto, data, data_len, &mut state.packet.weird);
     }
-    finish(state, datagram)
+    finish(state)
 }
 
-/// Sets the content, and goes into a tunnel if this is one.
+/// Goes into a tunnel if the datagram just read is one.
 #[inline]
-fn finish<'a, V: Visit>(state: &mut State<'a, '_, V>, datagram: Datagram<'a>) -> Next<'a> {
-    state.visit.datagram(&datagram);
-    state.packet.content = Content::Ip(datagram);
-    match datagram.transport {
-        Transport::Tcp(_) | Transport::Icmp(_) => Next::Done,
-        Transport::Udp(udp) => tunnel::in_udp(state, &datagram, &udp),
-        Transport::Other(payload) => tunnel::in_ip(state, &datagram, payload),
-        Transport::Fragment | Transport::Damaged => Next::Done,
+fn finish<'a, V: Visit>(state: &mut State<'a, '_, V>) -> Next<'a> {
+    state.whole = false;
+    let Content::Ip(datagram) = &state.packet.content else { return Next::Done };
+    state.visit.datagram(datagram);
+    match &datagram.transport {
+        Transport::Tcp(_) | Transport::Icmp(_) | Transport::Fragment | Transport::Damaged => Next::Done,
+        Transport::Udp(udp) if tunnel::may_be_in(udp) => {
+            let found = tunnel::in_udp(udp, datagram.v6);
+            tunnel::enter(state, found)
+        }
+        Transport::Udp(_) => Next::Done,
+        Transport::Other(payload) => {
+            let (proto, payload) = (datagram.proto, *payload);
+            tunnel::in_ip(state, proto, payload)
+        }
     }
 }
 

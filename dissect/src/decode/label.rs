@@ -7,7 +7,7 @@
 //! ```
 
 use super::tunnel::{Entry, Inside};
-use super::{Next, TunnelKind, Weird, link};
+use super::{Next, State, TunnelKind, Visit, Weird, link};
 
 /// Most labels in a stack.
 const LABELS_MAX: usize = 16;
@@ -61,7 +61,7 @@ fn is_ethernet(bytes: &[u8]) -> bool {
 }
 
 /// A PPPoE session packet (RFC 2516).
-pub(super) fn pppoe(missing: u32, bytes: &[u8]) -> Next<'_> {
+pub(super) fn pppoe<'a, V: Visit>(state: &mut State<'a, '_, V>, bytes: &'a [u8]) -> Next<'a> {
     let Some((&[version, code, s0, s1, _, _], rest)) = bytes.split_first_chunk::<6>() else {
         return Next::Damaged(Weird::LINK_TRUNCATED);
     };
@@ -70,11 +70,11 @@ pub(super) fn pppoe(missing: u32, bytes: &[u8]) -> Next<'_> {
     }
     // The length is left alone: IP's own cuts the padding, and where the two disagree receivers go by IP's.
     let session = u16::from_be_bytes([s0, s1]);
-    Next::Tunnel(Entry {
+    state.enter(&Entry {
         kind: TunnelKind::Pppoe,
         id: u64::from(session),
         layer: None,
-        missing,
+        missing: state.missing,
         inside: Inside::Ppp(rest),
     })
 }

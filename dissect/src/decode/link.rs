@@ -13,7 +13,7 @@ use thymus_record::{Address, Layer, Mac};
 pub(super) const IPV4: u16 = 0x0800;
 pub(super) const IPV6: u16 = 0x86dd;
 const ARP: u16 = 0x0806;
-const VLAN: u16 = 0x8100;
+pub(super) const VLAN: u16 = 0x8100;
 const VLAN_SERVICE: u16 = 0x88a8;
 /// Stacked tags from before 802.1ad had a number.
 const VLAN_STACKED: [u16; 2] = [0x9100, 0x9200];
@@ -46,7 +46,7 @@ pub(super) fn ether_type<'a, V: Visit>(state: &mut State<'a, '_, V>, number: u16
         VLAN | VLAN_SERVICE => vlan(state, rest),
         number if VLAN_STACKED.contains(&number) => vlan(state, rest),
         MPLS | MPLS_MULTICAST => label::mpls(rest),
-        PPPOE_SESSION => label::pppoe(state.missing, rest),
+        PPPOE_SESSION => label::pppoe(state, rest),
         VN_TAG => tagged(rest),
         BACKBONE => match rest.split_first_chunk::<4>() {
             Some((_, inner)) => Next::Ethernet(inner),

@@ -8,6 +8,7 @@
 //! machines on one host leave them to a NIC that does not exist.
 
 mod packet;
+mod plain;
 mod link;
 mod label;
 mod ip;
@@ -51,13 +52,17 @@ impl Visit for () {}
 /// Decodes a frame as far as it can be.
 #[inline]
 pub fn decode<'a>(frame: &Frame<'a>) -> Packet<'a> {
-    walk(frame, &mut ())
+    match plain::read(frame) {
+        Some(packet) => packet,
+        None => walk(frame, &mut ()),
+    }
 }
 
 /// Decodes a frame and shows `visit` each head on the way.
 pub fn walk<'a, V: Visit>(frame: &Frame<'a>, visit: &mut V) -> Packet<'a> {
     let captured = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
-    let mut state = State::new(frame.wire_len.saturating_sub(captured), visit);
+    let mut packet = Packet::default();
+    let mut state = State::new(&mut packet, frame.wire_len.saturating_sub(captured), visit);
     let first = match frame.link {
         LinkType::Ethernet => Next::Ethernet(frame.bytes),
         LinkType::Ip => Next::Ip(frame.bytes),
@@ -68,7 +73,7 @@ pub fn walk<'a, V: Visit>(frame: &Frame<'a>, visit: &mut V) -> Packet<'a> {
         LinkType::Unknown(_) => Next::Damaged(Weird::LINK_UNKNOWN),
     };
     state.run(first);
-    state.packet
+    packet
 }
 
 /// Decodes an IP datagram put together from fragments; layers, MACs and tunnel are `outer`'s, those of a fragment.
@@ -76,14 +81,13 @@ pub fn walk<'a, V: Visit>(frame: &Frame<'a>, visit: &mut V) -> Packet<'a> {
 /// `bytes` is the head of the first fragment (its bytes before [`Fragment::data_at`]) followed by the data. Its length
 /// counts, not the one in the head, and fields that say "fragment" are taken as dealt with.
 pub fn decode_datagram<'a>(bytes: &'a [u8], outer: &Packet<'_>) -> Packet<'a> {
+    let Packet { layers, tunnel, macs, .. } = *outer;
+    let mut packet = Packet { layers, tunnel, macs, content: Content::Other, weird: Weird::default() };
     let mut visit = ();
-    let mut state = State::new(0, &mut visit);
-    state.packet.layers = outer.layers;
-    state.packet.tunnel = outer.tunnel;
-    state.packet.macs = outer.macs;
+    let mut state = State::new(&mut packet, 0, &mut visit);
     state.whole = true;
     state.run(Next::Ip(bytes));
-    state.packet
+    packet
 }
 
 /// What a head says comes next.
@@ -98,8 +102,6 @@ enum Next<'a> {
     Ppp(&'a [u8]),
     /// IPv4 or IPv6, by its version.
     Ip(&'a [u8]),
-    /// A tunnel, with all that it adds.
-    Tunnel(tunnel::Entry<'a>),
     /// The end: the content is set.
     Done,
     /// Something that is not ours to decode.
@@ -119,7 +121,8 @@ struct Carrier<'a> {
 
 /// The walk.
 struct State<'a, 'v, V> {
-    packet: Packet<'a>,
+    /// Written in place: it is large, and its copies would cost more than the reading.
+    packet: &'v mut Packet<'a>,
     carrier: Option<Carrier<'a>>,
     /// Bytes of the current slice that the wire had but the capture has not.
     missing: u32,
@@ -130,8 +133,8 @@ struct State<'a, 'v, V> {
 
 impl<'a, 'v, V: Visit> State<'a, 'v, V> {
     #[inline]
-    fn new(missing: u32, visit: &'v mut V) -> Self {
-        State { packet: Packet::default(), carrier: None, missing, whole: false, visit }
+    fn new(packet: &'v mut Packet<'a>, missing: u32, visit: &'v mut V) -> Self {
+        State { packet, carrier: None, missing, whole: false, visit }
     }
 
     #[inline]
@@ -144,7 +147,6 @@ impl<'a, 'v, V: Visit> State<'a, 'v, V> {
                 Next::Llc(bytes) => link::llc(bytes),
                 Next::Ppp(bytes) => label::ppp(bytes),
                 Next::Ip(bytes) => ip::by_version(self, bytes),
-                Next::Tunnel(entry) => self.enter(&entry),
                 Next::Done => return,
                 Next::Foreign => return self.fall_back(Weird::default()),
                 Next::Damaged(weird) => return self.fall_back(weird),
@@ -162,7 +164,7 @@ impl<'a, 'v, V: Visit> State<'a, 'v, V> {
             self.packet.weird.note(Weird::TOO_DEEP);
             return Next::Done;
         }
-        let Packet { layers, tunnel, macs, content, .. } = self.packet;
+        let Packet { layers, tunnel, macs, content, .. } = *self.packet;
         self.carrier = Some(Carrier { layers, tunnel, macs, content });
         let (source, target) = match content {
             Content::Ip(datagram) => (datagram.source, datagram.target),

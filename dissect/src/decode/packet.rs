@@ -6,29 +6,46 @@ use thymus_record::{Address, Layer, Mac};
 /// Most network layers kept; deeper ones are noted as weird and no longer tell networks apart.
 pub const LAYERS_MAX: usize = 6;
 
-/// Network layers met on the way in, from the outermost.
+/// Network layers met on the way in, from the outermost. Kinds stand apart from ids, which halves the size.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
 pub struct Layers {
-    layers: [Option<Layer>; LAYERS_MAX],
+    ids: [u64; LAYERS_MAX],
+    kinds: [u8; LAYERS_MAX],
     count: u8,
 }
 
 impl Layers {
     /// Adds a layer; false if there are too many.
     pub fn push(&mut self, layer: Layer) -> bool {
-        match self.layers.get_mut(usize::from(self.count)) {
-            Some(place) => {
-                *place = Some(layer);
-                self.count += 1;
-                true
-            }
-            None => false,
-        }
+        let at = usize::from(self.count);
+        let (Some(id), Some(kind)) = (self.ids.get_mut(at), self.kinds.get_mut(at)) else { return false };
+        (*kind, *id) = match layer {
+            Layer::Vlan(id) => (1, u64::from(id)),
+            Layer::Vxlan(id) => (2, u64::from(id)),
+            Layer::Geneve(id) => (3, u64::from(id)),
+            Layer::Nvgre(id) => (4, u64::from(id)),
+            Layer::Gwlb(id) => (5, id),
+        };
+        self.count += 1;
+        true
     }
 
     /// The layers, outermost first.
     pub fn iter(&self) -> impl Iterator<Item = Layer> + '_ {
-        self.layers.iter().flatten().copied()
+        self.kinds.iter().zip(&self.ids).take(usize::from(self.count)).filter_map(|(kind, id)| {
+            Some(match kind {
+                1 => Layer::Vlan(u16::try_from(*id).ok()?),
+                2 => Layer::Vxlan(u32::try_from(*id).ok()?),
+                3 => Layer::Geneve(u32::try_from(*id).ok()?),
+                4 => Layer::Nvgre(u32::try_from(*id).ok()?),
+                _ => Layer::Gwlb(*id),
+            })
+        })
+    }
+
+    /// True if there is none, as for most frames.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Icmp, Tcp, TcpFlags, Transport, Udp, Weird};
 use thymus_record::column::Proto;
 
 /// Reads a transport from what was captured of it; `length` is its length by the IP head.
-#[inline]
+#[inline(always)]
 pub(super) fn read<'a>(proto: Proto, bytes: &'a [u8], length: u32, weird: &mut Weird) -> Transport<'a> {
     let transport = match proto {
         Proto::TCP => tcp(bytes, length).map(Transport::Tcp),
@@ -25,8 +25,8 @@ pub(super) fn read<'a>(proto: Proto, bytes: &'a [u8], length: u32, weird: &mut W
     })
 }
 
-#[inline]
-fn tcp(bytes: &[u8], length: u32) -> Option<Tcp<'_>> {
+#[inline(always)]
+pub(super) fn tcp(bytes: &[u8], length: u32) -> Option<Tcp<'_>> {
     let (head, _) = bytes.split_first_chunk::<20>()?;
     let [s0, s1, t0, t1, q0, q1, q2, q3, a0, a1, a2, a3, words, flags, w0, w1, ..] = *head;
     let head_len = (words >> 4) * 4;
@@ -46,8 +46,8 @@ fn tcp(bytes: &[u8], length: u32) -> Option<Tcp<'_>> {
     })
 }
 
-#[inline]
-fn udp<'a>(bytes: &'a [u8], length: u32, weird: &mut Weird) -> Option<Udp<'a>> {
+#[inline(always)]
+pub(super) fn udp<'a>(bytes: &'a [u8], length: u32, weird: &mut Weird) -> Option<Udp<'a>> {
     let (&[s0, s1, t0, t1, l0, l1, _, _], rest) = bytes.split_first_chunk::<8>()?;
     let room = length.checked_sub(8)?;
     let payload_len = match u32::from(u16::from_be_bytes([l0, l1])) {

@@ -13,7 +13,7 @@
 //!         (0 0 [2], port [2], address [4]), then IPv6
 //! ```
 
-use super::{Datagram, Next, State, TunnelKind, Udp, Visit, Weird, extension, gre};
+use super::{Next, State, TunnelKind, Udp, Visit, Weird, extension, gre};
 use thymus_record::Layer;
 use thymus_record::column::Proto;
 
@@ -58,47 +58,45 @@ pub(super) type Found<'a> = Result<Option<Entry<'a>>, Damaged>;
 pub(super) struct Damaged;
 
 /// A tunnel right behind IP.
-pub(super) fn in_ip<'a, V: Visit>(
-    state: &mut State<'a, '_, V>,
-    datagram: &Datagram<'a>,
-    payload: &'a [u8],
-) -> Next<'a> {
+#[inline]
+pub(super) fn in_ip<'a, V: Visit>(state: &mut State<'a, '_, V>, proto: Proto, payload: &'a [u8]) -> Next<'a> {
     let missing = state.missing;
-    let found = match datagram.proto {
+    let found = match proto {
         IPV4_INSIDE | IPV6_INSIDE => {
             Ok(Some(Entry { kind: TunnelKind::IpInIp, id: 0, layer: None, missing, inside: Inside::Ip(payload) }))
         }
         GRE => gre::read(payload, missing),
         // Bubbles that hold a tunnel open count as what carries them.
         extension::NO_NEXT if state.carrier.is_some() => return Next::Foreign,
-        _ => Ok(None),
+        _ => return Next::Done,
     };
     enter(state, found)
+}
+
+/// A quick look that leaves almost all UDP packets out: a tunnel's port, or a first byte that Teredo may have.
+#[inline]
+pub(super) fn may_be_in(udp: &Udp<'_>) -> bool {
+    matches!(udp.target, VXLAN | VXLAN_LINUX | GENEVE | GTP_USER | TEREDO)
+        || matches!(udp.source, GTP_USER | TEREDO)
+        || matches!(udp.payload, [0 | 0x60..0x70, ..])
 }
 
 /// A tunnel in UDP.
-#[inline]
-pub(super) fn in_udp<'a, V: Visit>(state: &mut State<'a, '_, V>, datagram: &Datagram<'a>, udp: &Udp<'a>) -> Next<'a> {
-    let known = matches!(udp.target, VXLAN | VXLAN_LINUX | GENEVE | GTP_USER | TEREDO)
-        || matches!(udp.source, GTP_USER | TEREDO);
-    let may_be_teredo = matches!(udp.payload, [first, ..] if (first >> 4 == 6 || *first == 0) && !datagram.v6);
-    if !known && !may_be_teredo {
-        return Next::Done;
-    }
+pub(super) fn in_udp<'a>(udp: &Udp<'a>, v6: bool) -> Found<'a> {
     let captured = u32::try_from(udp.payload.len()).unwrap_or(u32::MAX);
     let missing = udp.payload_len.saturating_sub(captured);
-    let found = match (udp.target, udp.source) {
+    match (udp.target, udp.source) {
         (VXLAN | VXLAN_LINUX, _) => vxlan(udp.payload, missing),
         (GENEVE, _) => geneve(udp.payload, missing),
         (GTP_USER, _) | (_, GTP_USER) => gtp(udp.payload, missing),
+        _ if v6 => Ok(None),
         (target, source) => Ok(teredo(udp, missing, target == TEREDO || source == TEREDO)),
-    };
-    enter(state, found)
+    }
 }
 
-fn enter<'a, V: Visit>(state: &mut State<'a, '_, V>, found: Found<'a>) -> Next<'a> {
+pub(super) fn enter<'a, V: Visit>(state: &mut State<'a, '_, V>, found: Found<'a>) -> Next<'a> {
     match found {
-        Ok(Some(entry)) => Next::Tunnel(entry),
+        Ok(Some(entry)) => state.enter(&entry),
         Ok(None) => Next::Done,
         Err(Damaged) => {
             state.packet.weird.note(Weird::TUNNEL_DAMAGED);
