@@ -1,6 +1,9 @@
 //! Where packets come from. A source lends a whole burst and its time for the length of one call; an empty burst is
 //! lent too, so that an idle port's time goes on.
 
+/// Traffic made from a seed.
+pub mod generate;
+
 use thymus_dissect::Frame;
 use thymus_record::Time;
 use thymus_record::ledger::Count;
