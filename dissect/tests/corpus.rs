@@ -1,11 +1,11 @@
-//! Decoding against tshark, packet by packet, over the captures that stand beside a checkout.
+//! Decoding against tshark, packet by packet, and against Zeek, conversation by conversation, over the captures that stand beside a checkout.
 
 mod support;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use thymus_dissect::decode::{Content, Datagram, Transport, Weird, decode};
-use thymus_record::Layer;
+use thymus_dissect::decode::{Content, Datagram, Fragment, Packet, Transport, Weird, decode, decode_datagram};
+use thymus_record::{Address, Layer};
 
 /// Protocol, and both ends in order.
 type Tuple = (&'static str, [(IpAddr, u16); 2]);
@@ -43,8 +43,8 @@ fn flows(row: &HashMap<&str, &str>) -> Vec<Tuple> {
     flows
 }
 
-fn ours(frame: &thymus_dissect::Frame<'_>) -> Option<Tuple> {
-    let Content::Ip(datagram) = decode(frame).content else { return None };
+fn conversation(packet: &Packet<'_>) -> Option<Tuple> {
+    let Content::Ip(datagram) = packet.content else { return None };
     let (source, target) = (datagram.source.to_ip(), datagram.target.to_ip());
     Some(match datagram.transport {
         Transport::Tcp(tcp) => ordered("tcp", [(source, tcp.source), (target, tcp.target)]),
@@ -87,9 +87,9 @@ fn tuples_vlans_and_lengths_are_those_that_tshark_gives() {
                 continue;
             }
             packets += 1;
-            let (wanted, got) = (flows(&row).last().copied(), ours(&kept.frame()));
-            // tshark puts fragments together; what it then says stands in the last fragment's row.
             let packet = decode(&kept.frame());
+            let (wanted, got) = (flows(&row).last().copied(), conversation(&packet));
+            // tshark puts fragments together; what it then says stands in the last fragment's row.
             let fragment = matches!(packet.content, Content::Ip(datagram) if datagram.fragment.is_some());
             if wanted != got && !fragment && !differs_by_intent(&name) {
                 wrong.push(format!("{name} packet {}: {wanted:?}, ours {got:?}", number + 1));
@@ -110,5 +110,107 @@ fn tuples_vlans_and_lengths_are_those_that_tshark_gives() {
         }
     }
     eprintln!("{packets} packets compared");
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Packets of each conversation in Zeek's own log, those that carry a tunnel left out.
+fn zeek_counts(log: &std::path::Path) -> HashMap<Tuple, u64> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let mut fields: Vec<&str> = Vec::new();
+    let (mut counts, mut parents, mut rows) = (HashMap::new(), Vec::new(), Vec::new());
+    for line in text.lines() {
+        if let Some(names) = line.strip_prefix("#fields\t") {
+            fields = names.split('\t').collect();
+        } else if !line.starts_with('#') {
+            rows.push(fields.iter().copied().zip(line.split('\t')).collect::<HashMap<&str, &str>>());
+        }
+    }
+    for row in &rows {
+        parents.extend(row.get("tunnel_parents").into_iter().flat_map(|uids| uids.split(',')));
+    }
+    for row in rows.iter().filter(|row| row.get("uid").is_none_or(|uid| !parents.contains(uid))) {
+        let number = |name: &str| row.get(name).and_then(|text| text.parse::<u64>().ok());
+        let host = |name: &str| row.get(name).and_then(|text| text.parse::<IpAddr>().ok());
+        let proto = match row.get("proto") {
+            Some(&"tcp") => "tcp",
+            Some(&"udp") => "udp",
+            Some(&"icmp") => "icmp",
+            _ => continue,
+        };
+        let port = |name: &str| {
+            if proto == "icmp" { 0 } else { number(name).and_then(|port| port.try_into().ok()).unwrap_or(0) }
+        };
+        if let (Some(source), Some(target), Some(sent), Some(received)) =
+            (host("id.orig_h"), host("id.resp_h"), number("orig_pkts"), number("resp_pkts"))
+        {
+            let tuple = ordered(proto, [(source, port("id.orig_p")), (target, port("id.resp_p"))]);
+            *counts.entry(tuple).or_default() += sent + received;
+        }
+    }
+    counts
+}
+
+/// What fragments of one datagram have in common.
+type Key = (Address, Address, u8, u32);
+
+/// Fragments, each with its offset, and whether more follow.
+#[derive(Default)]
+struct Fragments(HashMap<Key, Vec<(u32, bool, Vec<u8>)>>);
+
+impl Fragments {
+    /// Keeps a fragment; gives the datagram once its parts lie end to end.
+    fn join(&mut self, datagram: &Datagram<'_>, fragment: Fragment) -> Option<Vec<u8>> {
+        let parts = self.0.entry((datagram.source, datagram.target, datagram.proto.0, datagram.id)).or_default();
+        let (head, data) = datagram.bytes.split_at(usize::from(fragment.data_at));
+        // The first part brings its head along.
+        let kept = if fragment.offset == 0 { datagram.bytes } else { data };
+        parts.push((fragment.offset, fragment.more, kept.to_vec()));
+        parts.sort();
+        let mut whole = Vec::new();
+        for (offset, more, bytes) in parts.iter() {
+            let at = if *offset == 0 { 0 } else { usize::try_from(*offset).ok()? + head.len() };
+            if whole.len() != at {
+                return None;
+            }
+            whole.extend_from_slice(bytes);
+            if !more {
+                return Some(whole);
+            }
+        }
+        None
+    }
+}
+
+#[test]
+fn packets_of_each_conversation_are_as_many_as_zeek_counts() {
+    let mut compared = 0;
+    let mut wrong = Vec::new();
+    for folder in support::folders() {
+        let name = folder.file_name().unwrap().to_string_lossy().into_owned();
+        let Some(frames) = support::frames(&folder.join("input.pcap")) else { continue };
+        let (mut counts, mut fragments) = (HashMap::<Tuple, u64>::new(), Fragments::default());
+        for kept in &frames {
+            let packet = decode(&kept.frame());
+            let whole = match packet.content {
+                Content::Ip(datagram) => datagram.fragment.and_then(|place| fragments.join(&datagram, place)),
+                _ => None,
+            };
+            let packet = whole.as_deref().map_or(packet, |bytes| decode_datagram(bytes, &packet));
+            if let Some(tuple) = conversation(&packet) {
+                *counts.entry(tuple).or_default() += 1;
+            }
+        }
+        let Ok(baselines) = std::fs::read_dir(folder.join("zeek")) else { continue };
+        for baseline in baselines.flatten() {
+            for (tuple, wanted) in zeek_counts(&baseline.path().join("conn.log")) {
+                compared += 1;
+                let got = counts.get(&tuple).copied().unwrap_or(0);
+                if got != wanted {
+                    wrong.push(format!("{name}: {tuple:?} has {wanted} packets, ours {got}"));
+                }
+            }
+        }
+    }
+    eprintln!("{compared} conversations compared");
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
