@@ -7,7 +7,8 @@
 //! version 1:  the same, key = payload length [2] and call [2], acknowledgement [4] if A at the end
 //! route:      family [2], offset [1], length [1], addresses; the last one has family and length 0
 //! ERSPAN II:  version 4 bits, VLAN 12 bits, class 6 bits, session 10 bits, 0 12 bits, index 20 bits
-//! ERSPAN III: as II for 4 bytes, timestamp [4], tag [2], … 15 bits, platform head follows 1 bit
+//! ERSPAN III: as II for 4 bytes, timestamp [4], tag [2], damaged 1 bit, frame type 5 bits, … 9 bits, platform head
+//!             of 8 bytes follows 1 bit
 //! ```
 
 use super::TunnelKind;
@@ -71,12 +72,16 @@ pub(super) fn read(bytes: &[u8], missing: u32) -> Found<'_> {
             entry(TunnelKind::Erspan, u64::from(session), None, Inside::Ethernet(rest))
         }
         ERSPAN_III => {
+            const FRAME_IS_IP: u32 = 2;
             let session = take(&mut rest)? & 0x3ff;
             take(&mut rest)?;
-            if take(&mut rest)? & 1 == 1 {
+            let flags = take(&mut rest)?;
+            if flags & 1 == 1 {
                 rest = rest.get(8..).ok_or(Damaged)?;
             }
-            entry(TunnelKind::Erspan, u64::from(session), None, Inside::Ethernet(rest))
+            let is_ip = flags >> 10 & 0x1f == FRAME_IS_IP;
+            let inside = if is_ip { Inside::Ip(rest) } else { Inside::Ethernet(rest) };
+            entry(TunnelKind::Erspan, u64::from(session), None, inside)
         }
         number => entry(TunnelKind::Gre, id, None, Inside::Type(number, rest)),
     }

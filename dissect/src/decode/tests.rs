@@ -304,6 +304,8 @@ fn ip_in_ip_and_gre_in_all_its_forms_are_opened() {
     check(&gre(&[&second, &frame]), TunnelKind::Erspan, 100, &[]);
     let third = [0x10, 0, 0x22, 0xeb, 0, 0, 0, 1, 0x20, 0, 0, 101, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
     check(&gre(&[&third, &frame]), TunnelKind::Erspan, 101, &[]);
+    let third_ip = [0x10, 0, 0x22, 0xeb, 0, 0, 0, 1, 0x20, 0, 0, 102, 0, 0, 0, 0, 0, 0, 8, 0];
+    check(&gre(&[&third_ip, &ip]), TunnelKind::Erspan, 102, &[]);
 }
 
 #[test]
@@ -320,6 +322,7 @@ fn tunnels_in_udp_are_opened_and_their_ids_are_layers_where_they_tell_networks_a
     let mut options = options;
     options[0] = 7;
     check(&carried(6081, &[&options, &ip]), TunnelKind::Geneve, 0, &["gwlb:000000000000abcd"]);
+    check(&carried(4754, &[&[0, 0, 8, 0], &ip]), TunnelKind::Gre, 0, &[]);
     check(&carried(2152, &[&[0x30, 255, 0, 33, 0, 0, 1, 0], &ip]), TunnelKind::Gtp, 256, &[]);
     let extended = [0x34, 255, 0, 41, 0, 0, 1, 0, 0, 0, 0, 0x85, 1, 0, 9, 0];
     check(&carried(2152, &[&extended, &ip]), TunnelKind::Gtp, 256, &[]);
