@@ -1,0 +1,63 @@
+// Drives the page as a person would: node page.mjs URL USER PASSWORD ADDRESS ROOM TOOLS
+import { createRequire } from "node:module";
+const [url, user, password, address, room, tools] = process.argv.slice(2);
+const require = createRequire(tools + "/");
+const { chromium } = require("playwright-core");
+
+const flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+const browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: flags });
+const page = await (await browser.newContext({ ignoreHTTPSErrors: true, acceptDownloads: true })).newPage();
+const wrong = [];
+page.on("pageerror", (error) => wrong.push(`error on the page: ${error.message}`));
+page.on("console", (message) => { if (message.type() === "error" && !message.text().includes("401")) wrong.push(`console: ${message.text()}`); });
+const holds = (what) => console.log(`holds: ${what}`);
+
+async function accessible(view) {
+  await page.addScriptTag({ path: require.resolve("axe-core/axe.min.js") }).catch(() => {});
+  const found = await page.evaluate(async () => (globalThis.axe ? (await globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa"] })).violations : null));
+  if (found === null) { console.log(`skipped: accessibility of ${view}: the page's policy keeps foreign scripts out`); return; }
+  if (found.length) throw new Error(`${view}: ${found.map((each) => `${each.id} at ${each.nodes[0].target}`).join("; ")}`);
+  holds(`${view} has no WCAG A or AA violation that axe can see`);
+}
+
+try {
+  await page.goto(url);
+  await page.getByLabel("User").fill(user);
+  await page.getByLabel("Password").fill("wrong");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByRole("alert").filter({ hasText: /\w/ }).waitFor();
+  holds("a wrong password is refused in words");
+  await page.getByLabel("Password").fill(password);
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await page.getByRole("heading", { name: "Overview" }).waitFor();
+  await page.getByText("Every packet is accounted for.").first().waitFor();
+  holds("the overview shows the ledger");
+  await page.getByText("live", { exact: true }).waitFor();
+  holds("live updates are on");
+  await page.screenshot({ path: `${room}/overview.png`, fullPage: true });
+  await page.getByRole("link", { name: "Devices" }).click();
+  await page.locator("td", { hasText: address }).first().waitFor();
+  await page.locator("tr", { hasText: address }).first().getByRole("link").first().click();
+  await page.getByText("Connections, newest first").waitFor();
+  await page.getByRole("button", { name: /Packets of/ }).first().waitFor();
+  holds(`the device ${address} has a page with its connections`);
+  await page.screenshot({ path: `${room}/device.png`, fullPage: true });
+  await page.keyboard.press("Control+k");
+  await page.keyboard.type("service:http");
+  await page.keyboard.press("Enter");
+  await page.getByRole("button", { name: /Packets of .*:80/ }).first().waitFor();
+  holds("a search by keyboard alone finds HTTP connections");
+  const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: /Packets of .*:80/ }).first().click()]);
+  await download.saveAs(`${room}/packets.pcapng`);
+  holds("packets are downloaded");
+  await page.getByRole("link", { name: "Sensors & ledger" }).click();
+  await page.getByText("By minute of packet time").waitFor();
+  await accessible("sensors");
+  if (wrong.length) throw new Error(wrong.join("\n"));
+} catch (error) {
+  await page.screenshot({ path: `${room}/failed.png`, fullPage: true }).catch(() => {});
+  console.error(error.message, wrong.join("\n"));
+  process.exitCode = 1;
+} finally {
+  await browser.close();
+}
