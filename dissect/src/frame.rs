@@ -38,7 +38,7 @@ impl LinkType {
 }
 
 /// One frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Frame<'a> {
     /// The bytes captured.
     pub bytes: &'a [u8],

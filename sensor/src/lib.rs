@@ -7,5 +7,9 @@ pub mod source;
 pub mod ring;
 /// The one clock.
 pub mod clock;
+/// Memory that is not Rust's own.
+pub mod memory;
+/// What became of each packet.
+pub mod counters;
 /// `read`: capture files to Zeek logs or JSON lines.
 pub mod read;

@@ -64,3 +64,45 @@ pub trait Extractor {
     /// Zeek's name of the service, once the bytes have confirmed it.
     fn service(&self) -> Option<&'static str>;
 }
+
+/// The reader of one flow, of the protocol that its first bytes show.
+pub enum Analyzer {}
+
+impl Analyzer {
+    /// A reader for a flow whose first bytes of one direction are these, if they are of a protocol that is read.
+    pub fn probe(_flow: &FlowContext, _direction: Direction, _first: &[u8]) -> Option<Analyzer> {
+        None
+    }
+
+    /// See [`Extractor::on_bytes`].
+    pub fn on_bytes(
+        &mut self,
+        _flow: &FlowContext,
+        _direction: Direction,
+        _bytes: &[u8],
+        _sink: &mut dyn RecordSink,
+    ) -> Verdict {
+        match *self {}
+    }
+
+    /// See [`Extractor::on_gap`].
+    pub fn on_gap(
+        &mut self,
+        _flow: &FlowContext,
+        _direction: Direction,
+        _missing: u64,
+        _sink: &mut dyn RecordSink,
+    ) -> Verdict {
+        match *self {}
+    }
+
+    /// See [`Extractor::on_close`].
+    pub fn on_close(&mut self, _flow: &FlowContext, _sink: &mut dyn RecordSink) {
+        match *self {}
+    }
+
+    /// See [`Extractor::service`].
+    pub fn service(&self) -> Option<&'static str> {
+        match *self {}
+    }
+}

@@ -130,3 +130,37 @@ table! {
         31 cut_bytes: u64 = "cut_bytes",
     }
 }
+
+impl FlowRow {
+    /// Adds a later row of the same flow: the fold of all its rows is the flow.
+    pub fn fold(&mut self, later: &FlowRow) {
+        let add = |sum: &mut Option<u64>, more: Option<u64>| *sum = sum.zip(more).map(|(a, b)| a + b).or(*sum).or(more);
+        add(&mut self.orig_bytes, later.orig_bytes);
+        add(&mut self.resp_bytes, later.resp_bytes);
+        self.missed_bytes += later.missed_bytes;
+        self.orig_pkts += later.orig_pkts;
+        self.resp_pkts += later.resp_pkts;
+        self.orig_ip_bytes += later.orig_ip_bytes;
+        self.resp_ip_bytes += later.resp_ip_bytes;
+        self.wire_bytes += later.wire_bytes;
+        self.frames += later.frames;
+        self.cut_bytes += later.cut_bytes;
+        self.until = self.until.max(later.until);
+        if later.ordinal >= self.ordinal {
+            self.ordinal = later.ordinal;
+            self.kind = later.kind;
+            self.reason = later.reason;
+            self.conn_state = later.conn_state;
+            self.history.clone_from(&later.history);
+            self.service = later.service.clone().or(self.service.take());
+            // Who began it can turn out otherwise, when a missed SYN shows.
+            (self.orig_h, self.orig_p, self.resp_h, self.resp_p) =
+                (later.orig_h, later.orig_p, later.resp_h, later.resp_p);
+        }
+    }
+
+    /// From the first packet to the last, in nanoseconds; `None` where that is no time at all.
+    pub fn duration(&self) -> Option<Time> {
+        Some(Time(self.until.since(self.ts))).filter(|span| span.0 > 0)
+    }
+}

@@ -3,6 +3,8 @@
 
 /// Traffic made from a seed.
 pub mod generate;
+/// Capture files.
+pub mod replay;
 
 use thymus_dissect::Frame;
 use thymus_record::Time;

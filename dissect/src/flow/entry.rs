@@ -1,0 +1,263 @@
+//! A flow between its packets: counts by side since its row before, TCP's state, and what its rows say.
+
+use super::history::{History, Once};
+use super::key::{FlowKey, Side};
+use super::stream::Conversation;
+use super::tcp::{EndState, Tcp};
+use crate::decode::Tunnel;
+use thymus_record::column::Proto;
+use thymus_record::table::{ConnState, EndReason, FlowKind, FlowRow};
+use thymus_record::time::SECOND;
+use thymus_record::{Mac, Time};
+
+/// TCP without traffic (Zeek's `tcp_inactivity_timeout`).
+const TCP_IDLE: u64 = 300 * SECOND;
+/// TCP sessions that people leave open (Zeek's inactivity of FTP, SSH, Telnet and rlogin).
+const TERMINAL_IDLE: u64 = 3_600 * SECOND;
+/// UDP, ICMP and other protocols without traffic.
+const PLAIN_IDLE: u64 = 60 * SECOND;
+/// An attempt without an answer, a closed or half-closed connection without traffic.
+const LINGER: u64 = 5 * SECOND;
+/// DNS over UDP is looked at this long after its first packet, and again.
+const DNS_CHECK: u64 = 10 * SECOND;
+
+/// What packets of one side have added since the row before.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct SideCounts {
+    /// Packets; a datagram put together from fragments is one.
+    pub(super) pkts: u64,
+    /// Bytes by the IP header.
+    pub(super) ip_bytes: u64,
+    /// Payload bytes, all rows together.
+    pub(super) payload: u64,
+    /// Payload bytes that rows have told.
+    pub(super) told: u64,
+}
+
+/// A flow.
+#[derive(Default)]
+pub(super) struct Flow {
+    /// Its key.
+    pub(super) key: FlowKey,
+    /// The side that began it.
+    pub(super) originator: Side,
+    /// First packet.
+    pub(super) first: Time,
+    /// Last packet that counts for its duration.
+    pub(super) last: Time,
+    /// First and last packet of the row's span.
+    pub(super) span: (Option<Time>, Time),
+    /// When it is removed whatever comes, after its close.
+    pub(super) close_at: Option<Time>,
+    /// When a DNS exchange is looked at.
+    pub(super) dns_check: Option<Time>,
+    /// When the next interim row is due.
+    pub(super) interim_at: Time,
+    /// Its number in the shard.
+    pub(super) sequence: u64,
+    /// Rows told.
+    pub(super) ordinal: u32,
+    /// The ring's segment that indexes it.
+    pub(super) mark: u32,
+    /// Counts by side.
+    pub(super) sides: [SideCounts; 2],
+    /// Frames since the row before.
+    pub(super) frames: u64,
+    /// Their wire bytes.
+    pub(super) wire_bytes: u64,
+    /// Wire bytes not captured.
+    pub(super) cut_bytes: u64,
+    /// Bytes in content gaps since the row before.
+    pub(super) missed_bytes: u64,
+    /// Its history.
+    pub(super) history: History,
+    /// TCP's state.
+    pub(super) tcp: Tcp,
+    /// MACs of the first packet's source and target.
+    pub(super) macs: Option<(Mac, Mac)>,
+    /// The tunnel of its first packet.
+    pub(super) tunnel: Option<Tunnel>,
+    /// The port of its first packet.
+    pub(super) port: u16,
+    /// Its streams, once it has payload.
+    pub(super) conversation: Option<Box<Conversation>>,
+}
+
+impl Flow {
+    /// The port of a side.
+    pub(super) fn side_port(&self, side: Side) -> u16 {
+        match side {
+            Side::A => self.key.a_port,
+            Side::B => self.key.b_port,
+        }
+    }
+
+    /// A side's counts.
+    pub(super) fn side_mut(&mut self, side: Side) -> &mut SideCounts {
+        let [a, b] = &mut self.sides;
+        match side {
+            Side::A => a,
+            Side::B => b,
+        }
+    }
+
+    fn side(&self, side: Side) -> &SideCounts {
+        let [a, b] = &self.sides;
+        match side {
+            Side::A => a,
+            Side::B => b,
+        }
+    }
+
+    /// Counts an IP packet of so many frames.
+    #[inline]
+    pub(super) fn count(&mut self, side: Side, now: Time, ip_bytes: u64, frames: u64, wire_bytes: u64) {
+        let counts = self.side_mut(side);
+        counts.pkts += 1;
+        counts.ip_bytes += ip_bytes;
+        self.frames += frames;
+        self.wire_bytes += wire_bytes;
+        self.span = (Some(self.span.0.unwrap_or(now)), now);
+    }
+
+    /// It began with a packet of its responder.
+    pub(super) fn turn_round(&mut self) {
+        self.history.add(b'^', true);
+        self.macs = self.macs.map(|(source, target)| (target, source));
+    }
+
+    /// UDP's letter.
+    pub(super) fn note_datagram(&mut self, side: Side) {
+        let by_originator = side == self.originator;
+        self.history.check(Once::Data, b'D', side, by_originator);
+    }
+
+    /// True for a flow that has not been answered: the first to go when the table is full.
+    pub(super) fn is_embryonic(&self) -> bool {
+        self.side(self.originator.other()).pkts == 0 && self.ordinal == 0
+    }
+
+    /// When it ends if no packet comes.
+    pub(super) fn expiry(&self) -> Time {
+        if let Some(at) = self.close_at {
+            return at;
+        }
+        if self.key.proto != Proto::TCP {
+            let idle = self.last + PLAIN_IDLE;
+            return self.dns_check.map_or(idle, |check| check.min(idle));
+        }
+        let (orig, resp) = (self.tcp.end(self.originator), self.tcp.end(self.originator.other()));
+        let attempt =
+            matches!(orig.state, EndState::SynSent | EndState::SynAckSent) && resp.state == EndState::Inactive;
+        if attempt {
+            return self.first + LINGER;
+        }
+        let one_closed = orig.did_close || resp.did_close;
+        let one_over = |end: EndState| matches!(end, EndState::Reset | EndState::Inactive);
+        if one_closed && (one_over(orig.state) || one_over(resp.state)) {
+            return self.last + LINGER;
+        }
+        let terminal = matches!(self.side_port(self.originator.other()), 21 | 22 | 23 | 513);
+        self.last + if terminal { TERMINAL_IDLE } else { TCP_IDLE }
+    }
+
+    /// True if, at `now`, it is over. A DNS exchange that still had traffic gets another while.
+    pub(super) fn is_over(&mut self, now: Time) -> bool {
+        if let Some(check) = self.dns_check.filter(|check| *check <= now) {
+            if now.since(self.last) >= DNS_CHECK - SECOND {
+                return true;
+            }
+            self.dns_check = Some(check + DNS_CHECK);
+        }
+        self.expiry() <= now
+    }
+
+    /// It speaks DNS over UDP.
+    pub(super) fn is_dns(&mut self, now: Time) {
+        self.dns_check.get_or_insert(now + DNS_CHECK);
+    }
+
+    /// It closed: a short while and it goes.
+    pub(super) fn close_soon(&mut self) {
+        self.close_at.get_or_insert(self.last + LINGER);
+    }
+
+    /// Zeek's summary.
+    pub(super) fn conn_state(&self) -> ConnState {
+        let seen = |side: Side| self.side(side).pkts > 0 || self.side(side).told > 0 || self.ordinal > 0;
+        match self.key.proto {
+            Proto::TCP => self.tcp.conn_state(self.originator, self.history.as_str()),
+            Proto::UDP => match (seen(self.originator), seen(self.originator.other())) {
+                (true, true) => ConnState::Sf,
+                (true, false) => ConnState::S0,
+                (false, true) => ConnState::Shr,
+                (false, false) => ConnState::Oth,
+            },
+            _ => ConnState::Oth,
+        }
+    }
+
+    fn size(&self, side: Side) -> u64 {
+        match self.key.proto {
+            Proto::TCP => self.tcp.end(side).size(self.tcp.end(side.other())),
+            _ => self.side(side).payload,
+        }
+    }
+
+    /// A row of what came since the row before; the counts begin anew.
+    pub(super) fn row(&mut self, shard: u8, kind: FlowKind, reason: EndReason) -> FlowRow {
+        let (orig, resp) = (self.originator, self.originator.other());
+        let lasted = self.last > self.first;
+        let sizes = [self.size(orig), self.size(resp)];
+        let told = [self.side(orig).told, self.side(resp).told];
+        let address = |side: Side| if side == Side::A { self.key.a } else { self.key.b };
+        let row = FlowRow {
+            ts: self.first,
+            shard,
+            sequence: self.sequence,
+            ordinal: self.ordinal,
+            network: self.key.network,
+            orig_h: address(orig),
+            orig_p: self.side_port(orig),
+            resp_h: address(resp),
+            resp_p: self.side_port(resp),
+            proto: self.key.proto,
+            kind,
+            from: self.span.0.unwrap_or(self.last),
+            until: self.last.max(self.span.0.unwrap_or(self.last)),
+            service: self.conversation.as_ref().and_then(|streams| streams.service()).map(str::to_owned),
+            conn_state: self.conn_state(),
+            history: self.history.as_str().to_owned(),
+            orig_bytes: lasted.then_some(sizes[0].saturating_sub(told[0])),
+            resp_bytes: lasted.then_some(sizes[1].saturating_sub(told[1])),
+            missed_bytes: self.missed_bytes,
+            orig_pkts: self.side(orig).pkts,
+            resp_pkts: self.side(resp).pkts,
+            orig_ip_bytes: self.side(orig).ip_bytes,
+            resp_ip_bytes: self.side(resp).ip_bytes,
+            wire_bytes: self.wire_bytes,
+            frames: self.frames,
+            orig_l2: self.macs.map(|macs| macs.0),
+            resp_l2: self.macs.map(|macs| macs.1),
+            tunnel: self.tunnel.map(tunnel_text),
+            reason,
+            port: self.port,
+            cut_bytes: self.cut_bytes,
+        };
+        self.ordinal += 1;
+        (self.frames, self.wire_bytes, self.cut_bytes, self.missed_bytes) = (0, 0, 0, 0);
+        self.span = (None, self.span.1);
+        for (side, size) in [(orig, sizes[0]), (resp, sizes[1])] {
+            let counts = self.side_mut(side);
+            (counts.pkts, counts.ip_bytes) = (0, 0);
+            if lasted {
+                counts.told = size;
+            }
+        }
+        row
+    }
+}
+
+fn tunnel_text(tunnel: Tunnel) -> String {
+    format!("{}:{} {}>{}", tunnel.kind.name(), tunnel.id, tunnel.source, tunnel.target)
+}

@@ -1,0 +1,20 @@
+//! Memory that is not Rust's own: files mapped to be read.
+#![expect(unsafe_code, reason = "mapping a file cannot be checked by the compiler")]
+
+use memmap2::{Advice, Mmap};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+/// Maps a whole file to be read once from front to back.
+///
+/// Nobody may cut the file short while it is mapped: reading beyond its new end would end the process (SIGBUS), as it
+/// does in any program that maps captures.
+pub fn map_file(path: &Path) -> io::Result<Mmap> {
+    let file = File::open(path)?;
+    // SAFETY: the map is read-only and private to this process; that the file keeps its length is the caller's
+    // promise, stated above.
+    let map = unsafe { Mmap::map(&file)? };
+    let _ = map.advise(Advice::Sequential);
+    Ok(map)
+}

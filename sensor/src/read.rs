@@ -1,1 +1,0 @@
-//! `thymus-sensor read`: capture files to Zeek logs or JSON lines.
