@@ -27,15 +27,27 @@ const LENGTH_MAX: u16 = 1500;
 
 #[inline]
 pub(super) fn ethernet<'a, V: Visit>(state: &mut State<'a, '_, V>, bytes: &'a [u8]) -> Next<'a> {
-    let Some((head, rest)) = bytes.split_first_chunk::<14>() else { return Next::Damaged(Weird::LINK_TRUNCATED) };
-    let [t0, t1, t2, t3, t4, t5, s0, s1, s2, s3, s4, s5, y0, y1] = *head;
-    let (source, target) = (Mac([s0, s1, s2, s3, s4, s5]), Mac([t0, t1, t2, t3, t4, t5]));
-    state.visit.ethernet(source, target);
-    state.packet.macs = Some((source, target));
-    match u16::from_be_bytes([y0, y1]) {
+    let Some((ends, rest)) = bytes.split_first_chunk::<12>() else { return Next::Damaged(Weird::LINK_TRUNCATED) };
+    let Some((&[high, low], rest)) = rest.split_first_chunk::<2>() else {
+        return Next::Damaged(Weird::LINK_TRUNCATED);
+    };
+    write_macs(&mut state.packet.macs, ends);
+    if let Some((source, target)) = state.packet.macs {
+        state.visit.ethernet(source, target);
+    }
+    match u16::from_be_bytes([high, low]) {
         IPV4 => ip::v4(state, rest),
         ether_type => Next::Type(ether_type, rest),
     }
+}
+
+/// Writes source and target in place: taken through a register they would wait for their own store.
+#[inline(always)]
+pub(super) fn write_macs(macs: &mut Option<(Mac, Mac)>, ends: &[u8; 12]) {
+    let (source, target) = macs.insert((Mac::default(), Mac::default()));
+    let (first, last) = ends.split_at(6);
+    target.0.copy_from_slice(first);
+    source.0.copy_from_slice(last);
 }
 
 pub(super) fn ether_type<'a, V: Visit>(state: &mut State<'a, '_, V>, number: u16, rest: &'a [u8]) -> Next<'a> {

@@ -6,7 +6,7 @@
 use super::{Content, Datagram, Layers, Packet, Transport, Weird, link, transport, tunnel};
 use crate::{Frame, LinkType};
 use thymus_record::column::Proto;
-use thymus_record::{Address, Layer, Mac};
+use thymus_record::{Address, Layer};
 
 const VERSION_AND_LENGTH: u8 = 0x45;
 
@@ -33,8 +33,10 @@ pub(super) fn read<'a>(frame: &Frame<'a>) -> Option<Packet<'a>> {
         link::IPV6 => v6(rest)?,
         _ => return None,
     };
-    let macs = Some((Mac(*ends.last_chunk::<6>()?), Mac(*ends.first_chunk::<6>()?)));
-    Some(Packet { layers, tunnel: None, macs, content: Content::Ip(datagram), weird: Weird::default() })
+    let mut packet =
+        Packet { layers, tunnel: None, macs: None, content: Content::Ip(datagram), weird: Weird::default() };
+    link::write_macs(&mut packet.macs, ends);
+    Some(packet)
 }
 
 /// An IPv4 packet without options that is whole and no fragment.
