@@ -20,6 +20,11 @@ macro_rules! records {
                 match self { $(Record::$variant(row) => row.network),* }
             }
 
+            /// The value of the column at this position of its table's columns.
+            pub fn value(&self, position: usize) -> crate::Value<'_> {
+                match self { $(Record::$variant(row) => row.value(position)),* }
+            }
+
             /// Gives the network path another number, e.g. that of a batch.
             pub fn set_network(&mut self, network: u32) {
                 match self { $(Record::$variant(row) => row.network = network),* }
@@ -31,6 +36,13 @@ macro_rules! records {
                     Record::Flow(row) => row.until,
                     $(Record::$rest(row) => row.ts),*
                 }
+            }
+        }
+
+        impl Table {
+            /// The table's columns, in display order.
+            pub fn columns(self) -> &'static [crate::Column] {
+                match self { $(Table::$variant => <$row as Row>::COLUMNS),* }
             }
         }
 

@@ -1,0 +1,166 @@
+//! One conversation, several witnesses. Traffic between two machines may pass several sensors, each of which makes rows
+//! of it. Rows of different sensors with the same network path, addresses, ports and protocol, and with overlapping
+//! time, are one conversation. The sensor whose row came first in the journal is primary; rows of the others are joined
+//! to its flow and count in no volume. Where the primary falls silent, the next witness takes its place.
+//!
+//! Memory is bounded: two generations of conversations, the older forgotten whole when the younger is full.
+
+use crate::types::Mark;
+use std::collections::HashMap;
+use std::sync::Arc;
+use thymus_record::column::Proto;
+use thymus_record::time::SECOND;
+use thymus_record::{Address, FlowUid, SensorId, Time};
+
+/// How far the clocks of two sensors may be apart.
+const CLOCKS_APART: u64 = 2 * SECOND;
+/// A primary is silent when it misses two interim rows, which come every five minutes.
+const SILENCE: u64 = 11 * 60 * SECOND;
+/// Conversations remembered for one key: short ones over reused ports.
+const PER_KEY: usize = 4;
+
+/// What tells conversations apart, the same from both sides.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Key {
+    network: Arc<str>,
+    low: (Address, u16),
+    high: (Address, u16),
+    proto: Proto,
+}
+
+impl Key {
+    pub(crate) fn new(network: Arc<str>, one: (Address, u16), other: (Address, u16), proto: Proto) -> Key {
+        // The "ports" of ICMP are type and code, which differ by direction.
+        let portless = matches!(proto, Proto::ICMP | Proto::ICMP6);
+        let (one, other) = if portless { ((one.0, 0), (other.0, 0)) } else { (one, other) };
+        Key { network, low: one.min(other), high: one.max(other), proto }
+    }
+}
+
+/// A row's place in time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sighting {
+    /// The flow that the row is of.
+    pub(crate) uid: FlowUid,
+    /// The flow's start.
+    pub(crate) start: Time,
+    /// The last packet of the row's span.
+    pub(crate) until: Time,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Conversation {
+    /// Names the conversation: its first flow.
+    uid: FlowUid,
+    start: Time,
+    /// When any witness saw it last.
+    until: Time,
+    primary: SensorId,
+    primary_until: Time,
+}
+
+/// The conversations of late.
+pub(crate) struct Conversations {
+    young: HashMap<Key, Vec<Conversation>>,
+    old: HashMap<Key, Vec<Conversation>>,
+    generation_max: usize,
+}
+
+impl Conversations {
+    pub(crate) fn new(conversations_max: usize) -> Conversations {
+        let generation_max = (conversations_max / 2).max(1);
+        Conversations { young: HashMap::new(), old: HashMap::new(), generation_max }
+    }
+
+    /// Takes a row in journal order and says how it counts.
+    pub(crate) fn mark(&mut self, key: Key, row: Sighting) -> Mark {
+        if !self.young.contains_key(&key) {
+            if self.young.len() >= self.generation_max {
+                self.old = std::mem::take(&mut self.young);
+            }
+            let known = self.old.remove(&key).unwrap_or_default();
+            self.young.insert(key.clone(), known);
+        }
+        let Some(known) = self.young.get_mut(&key) else { return Mark { primary: true, joined: None } };
+        let sensor = row.uid.sensor;
+        let found = known.iter_mut().rev().find(|each| {
+            let overlaps = row.start.0 <= each.until.0.saturating_add(CLOCKS_APART)
+                && each.start.0 <= row.until.0.saturating_add(CLOCKS_APART);
+            each.uid == row.uid || (each.uid.sensor != sensor && overlaps)
+        });
+        let Some(conversation) = found else {
+            if known.len() >= PER_KEY {
+                known.remove(0);
+            }
+            let Sighting { uid, start, until } = row;
+            known.push(Conversation { uid, start, until, primary: sensor, primary_until: until });
+            return Mark { primary: true, joined: None };
+        };
+        conversation.until = conversation.until.max(row.until);
+        if conversation.primary != sensor && row.until.since(conversation.primary_until) > SILENCE {
+            conversation.primary = sensor;
+        }
+        let primary = conversation.primary == sensor;
+        if primary {
+            conversation.primary_until = conversation.primary_until.max(row.until);
+        }
+        Mark { primary, joined: (conversation.uid != row.uid).then_some((conversation.start, conversation.uid)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thymus_record::BootId;
+
+    fn key(swap: bool) -> Key {
+        let (a, b) = ((Address::from_v4([10, 0, 0, 1]), 40_000), (Address::from_v4([10, 0, 0, 2]), 443));
+        let (a, b) = if swap { (b, a) } else { (a, b) };
+        Key::new("default".into(), a, b, Proto::TCP)
+    }
+
+    fn row(sensor: u32, sequence: u64, start: u64, until: u64) -> Sighting {
+        let uid = FlowUid { sensor: SensorId(sensor), boot: BootId(1), shard: 0, sequence };
+        Sighting { uid, start: Time(start * SECOND), until: Time(until * SECOND) }
+    }
+
+    #[test]
+    fn the_first_in_the_journal_is_primary_and_the_other_side_joins_it() {
+        let mut all = Conversations::new(100);
+        assert_eq!(all.mark(key(false), row(1, 5, 100, 110)), Mark { primary: true, joined: None });
+        let first = row(1, 5, 100, 110);
+        let joined = Mark { primary: false, joined: Some((first.start, first.uid)) };
+        assert_eq!(all.mark(key(true), row(2, 9, 101, 110)), joined);
+        assert_eq!(all.mark(key(false), row(1, 5, 100, 300)), Mark { primary: true, joined: None });
+    }
+
+    #[test]
+    fn a_silent_primary_is_replaced_and_the_conversation_keeps_its_name() {
+        let mut all = Conversations::new(100);
+        all.mark(key(false), row(1, 5, 100, 110));
+        for minute in 0..10 {
+            assert!(!all.mark(key(false), row(2, 9, 100, 160 + 60 * minute)).primary);
+        }
+        let mark = all.mark(key(false), row(2, 9, 100, 800));
+        assert!(mark.primary && mark.joined.is_some());
+        assert!(!all.mark(key(false), row(1, 5, 100, 810)).primary);
+    }
+
+    #[test]
+    fn the_same_ports_later_or_on_the_same_sensor_are_another_conversation() {
+        let mut all = Conversations::new(100);
+        all.mark(key(false), row(1, 5, 100, 110));
+        assert_eq!(all.mark(key(false), row(2, 9, 113, 120)).joined, None);
+        assert_eq!(all.mark(key(false), row(1, 6, 105, 110)).joined.map(|joined| joined.1), None);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut all = Conversations::new(100);
+        for port in 0..1000 {
+            let ends = ((Address::from_v4([10, 0, 0, 1]), port), (Address::from_v4([10, 0, 0, 2]), 443));
+            all.mark(Key::new("default".into(), ends.0, ends.1, Proto::TCP), row(1, u64::from(port), 1, 2));
+        }
+        assert!(all.young.len() + all.old.len() <= 100);
+    }
+}
