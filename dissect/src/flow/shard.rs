@@ -575,8 +575,7 @@ fn gap(flow: &mut Flow, side: Side, missing: u64, now: Time, shard: u8, sink: &m
 
 /// True while bytes before the end of this side's stream are missing.
 fn is_pending(flow: &Flow, side: Side) -> bool {
-    let end = flow.tcp.end(side);
-    end.next < end.sent().saturating_sub(1) && end.next > 0
+    flow.tcp.end(side).is_pending()
 }
 
 /// The end of a side's stream: a close that waited for it is told now.

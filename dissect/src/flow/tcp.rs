@@ -106,9 +106,11 @@ impl End {
         Self::full(self.ack, self.ack_wraps).wrapping_sub(u64::from(self.start))
     }
 
-    /// Relative sequence number behind the last byte sent.
-    pub(super) fn sent(&self) -> u64 {
-        Self::full(self.last, self.last_wraps).wrapping_sub(u64::from(self.start))
+    /// Bytes before its FIN or RST are missing. An end that a RST brought into being knows of none.
+    pub(super) fn is_pending(&self) -> bool {
+        let delivered = u64::from(self.start) + self.next;
+        let last = Self::full(self.last, self.last_wraps);
+        last > delivered && delivered + 1 != last
     }
 
     /// Payload bytes sent, by sequence numbers.

@@ -20,8 +20,10 @@ use thymus_record::{BootId, FlowUid, Record, SensorId};
 pub const FILE_BOOT: BootId = BootId(0x0074_6879_6d75_7300);
 /// The hash secret for files, for the same reason.
 pub const FILE_SECRET: [u64; 2] = [0x5448_594d_5553_0001, 0x9e37_79b9_7f4a_7c15];
-/// Flows open at once while reading files.
-const FLOWS_MAX: usize = 262_144;
+/// Flows open at once while reading files; small files need no large table.
+const FLOWS_MAX: u64 = 262_144;
+/// No flow takes fewer bytes of a file than this.
+const FLOW_BYTES: u64 = 76;
 
 /// Reads capture files and writes what they hold.
 #[derive(Args, Debug)]
@@ -52,13 +54,15 @@ trait Writer {
 /// Runs the verb: 0, or 1 where a file was damaged or could not be written.
 pub fn run(args: ReadArgs) -> ExitCode {
     let clock = Arc::new(SystemClock::default());
+    let bytes: u64 = args.files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum();
+    let flows_max = usize::try_from((bytes / FLOW_BYTES).clamp(256, FLOWS_MAX)).unwrap_or(256);
     let mut source = match ReplaySource::open(args.files, Pace::Max, clock) {
         Ok(source) => source,
         Err(error) => return failed(&error.to_string()),
     };
     let written = match args.out {
-        Out::Zeek => zeek::Logs::open(&args.dir).and_then(|mut logs| read(&mut source, &mut logs)),
-        Out::Jsonl => read(&mut source, &mut Lines::new(BufWriter::new(io::stdout().lock()))),
+        Out::Zeek => zeek::Logs::open(&args.dir).and_then(|mut logs| read(&mut source, flows_max, &mut logs)),
+        Out::Jsonl => read(&mut source, flows_max, &mut Lines::new(BufWriter::new(io::stdout().lock()))),
     };
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
@@ -73,8 +77,8 @@ fn failed(why: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn read(source: &mut ReplaySource, writer: &mut dyn Writer) -> io::Result<()> {
-    let mut shard = FlowShard::new(ShardConfig { shard: 0, flows_max: FLOWS_MAX, secret: FILE_SECRET, ports: 1 });
+fn read(source: &mut ReplaySource, flows_max: usize, writer: &mut dyn Writer) -> io::Result<()> {
+    let mut shard = FlowShard::new(ShardConfig { shard: 0, flows_max, secret: FILE_SECRET, ports: 1 });
     let mut networks = NetworkTable::new(&["default"]);
     let mut records: Vec<Record> = Vec::new();
     loop {
