@@ -1,2 +1,31 @@
-//! link
-#![deny(unsafe_code)]
+//! The link between sensor and master: one TLS connection that carries everything, both ways, and who may make it.
+//!
+//! Sensor side: [`enrol::join`] makes an identity, [`spool::Spool`] keeps batches on disk, [`uplink::Uplink`] delivers
+//! them and answers packet queries. Master side: [`issuer::Issuer`] signs, [`listener::Listener`] accepts.
+#![forbid(unsafe_code)]
+
+/// What lets a sensor join, as text.
+pub mod token;
+/// A sensor's key, certificate and master.
+pub mod identity;
+/// The master's own certification authority.
+pub mod issuer;
+/// TLS configurations: one family of protocols each.
+pub mod tls;
+/// Messages on the wire.
+pub mod frame;
+/// Joining by token, both sides.
+pub mod enrol;
+/// Batches waiting on disk.
+pub mod spool;
+/// The sensor's side of the connection.
+pub mod uplink;
+/// The master's side.
+pub mod listener;
+
+pub use identity::{Identity, Role};
+pub use issuer::Issuer;
+pub use listener::{Accepted, FromSensor, LinkReceiver, LinkSender, Listener, SensorPeer};
+pub use spool::Spool;
+pub use token::Token;
+pub use uplink::{Answer, Uplink};

@@ -100,10 +100,22 @@ pub enum ToSensor {
         /// The query's id.
         id: u64,
     },
+    /// So many more pieces of the answer may be sent.
+    Credit {
+        /// The query's id.
+        id: u64,
+        /// Pieces of at most 64 KiB.
+        pieces: u32,
+    },
+    /// The master is there.
+    Ping {},
     /// A message of a newer master.
     #[serde(other)]
     Unknown,
 }
+
+/// Pieces of an answer that may be sent before the first credit.
+pub const CREDIT_FIRST: u32 = 16;
 
 /// Sensor to master; batches and packets travel beside as bytes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

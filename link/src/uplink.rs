@@ -1,0 +1,369 @@
+//! The sensor's side of the connection: a thread of its own dials the master, delivers the spool, answers packet
+//! queries and tells the sensor's health. Control goes before metadata, metadata before packets, and packets only
+//! against credit, so that control never waits behind them. Capture never waits for any of this.
+
+use crate::enrol::connect;
+use crate::frame::{Kind, PAYLOAD_MAX, WireFrame, read};
+use crate::spool::Spool;
+use crate::tls::{link_client, master_name, peer_as};
+use crate::{Identity, Role};
+use rand::Rng;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use thymus_record::BootId;
+use thymus_record::message::{CREDIT_FIRST, Health, Hello, ToMaster, ToSensor, VERSIONS};
+use thymus_record::query::{PcapQuery, QueryReport};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{interval, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Batches under way before the first must be acknowledged.
+const WINDOW: u64 = 64;
+/// Queries answered at once; more are refused as busy.
+const QUERIES_MAX: usize = 4;
+const HEALTH_EVERY: Duration = Duration::from_secs(2);
+/// The master pings every 5 s; a silent one is dead.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// Answers packet queries.
+pub trait Answer: Send + Sync {
+    /// Gives the pieces of a pcapng stream to `out`, which returns false when nobody wants more.
+    fn answer(
+        &self,
+        query: &PcapQuery,
+        cancelled: &AtomicBool,
+        out: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<QueryReport, String>;
+}
+
+/// What an uplink works with.
+pub struct UplinkParts {
+    /// Who we are.
+    pub identity: Identity,
+    /// The run; replaced when the master reports a fork.
+    pub boot: Arc<AtomicU64>,
+    /// Software version, for people.
+    pub software: String,
+    /// Host name, for people.
+    pub name: String,
+    /// What is to be delivered.
+    pub spool: Arc<Spool>,
+    /// Who answers queries.
+    pub answer: Arc<dyn Answer>,
+    /// Who tells the sensor's health.
+    pub health: Arc<dyn Fn() -> Health + Send + Sync>,
+}
+
+/// What the uplink says of itself.
+#[derive(Clone, Default, Debug)]
+pub struct UplinkState {
+    /// The connection stands.
+    pub connected: bool,
+    /// Its state in words: to whom, or why not.
+    pub words: String,
+    /// Our end and the master's.
+    pub ends: Option<(SocketAddr, SocketAddr)>,
+}
+
+/// The running uplink.
+pub struct Uplink {
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    state: Arc<Mutex<UplinkState>>,
+    spool: Arc<Spool>,
+}
+
+impl Uplink {
+    /// Starts the thread.
+    pub fn start(parts: UplinkParts) -> io::Result<Uplink> {
+        let (stop, state) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(UplinkState::default())));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (told, shown, spool) = (Arc::clone(&stop), Arc::clone(&state), Arc::clone(&parts.spool));
+        let run = move || runtime.block_on(keep_connected(Arc::new(parts), &told, &shown));
+        let thread = std::thread::Builder::new().name("uplink".to_owned()).spawn(run)?;
+        Ok(Uplink { thread: Some(thread), stop, state, spool })
+    }
+
+    /// What it says of itself.
+    pub fn state(&self) -> UplinkState {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until everything pushed was acknowledged, at most this long; true if it was.
+    pub fn drain(&self, at_most: Duration) -> bool {
+        let step = Duration::from_millis(20);
+        let mut waited = Duration::ZERO;
+        while self.spool.counts().batches > 0 && waited < at_most {
+            std::thread::sleep(step);
+            waited += step;
+        }
+        self.spool.counts().batches == 0
+    }
+
+    /// Ends the thread.
+    pub fn stop(mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn show(state: &Mutex<UplinkState>, new: UplinkState) {
+    let mut shown = state.lock().unwrap_or_else(PoisonError::into_inner);
+    if shown.words != new.words {
+        tracing::info!("{}", new.words);
+    }
+    *shown = new;
+}
+
+async fn keep_connected(parts: Arc<UplinkParts>, stop: &AtomicBool, state: &Mutex<UplinkState>) {
+    let mut wait = BACKOFF.0;
+    while !stop.load(Ordering::Acquire) {
+        let ended = tokio::select! {
+            ended = one_connection(&parts, state) => ended,
+            () = stopped(stop) => return,
+        };
+        let was_connected = state.lock().unwrap_or_else(PoisonError::into_inner).connected;
+        if was_connected {
+            wait = BACKOFF.0;
+        }
+        show(state, UplinkState { words: format!("the link is down: {ended}"), ..UplinkState::default() });
+        let jitter = rand::rng().random_range(0.5..1.5);
+        tokio::select! {
+            () = tokio::time::sleep(wait.mul_f64(jitter)) => {}
+            () = stopped(stop) => return,
+        }
+        wait = (wait * 2).min(BACKOFF.1);
+    }
+}
+
+async fn stopped(stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+type Tls = TlsStream<TcpStream>;
+
+/// Connects and serves until the connection ends; gives the reason.
+async fn one_connection(parts: &Arc<UplinkParts>, state: &Mutex<UplinkState>) -> String {
+    let stream = match connect(&parts.identity.addresses).await {
+        Ok(stream) => stream,
+        Err(error) => return error.to_string(),
+    };
+    let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
+    let config = match link_client(&parts.identity) {
+        Ok(config) => config,
+        Err(error) => return format!("our certificate cannot be used: {error}; join again"),
+    };
+    let handshake = timeout(Duration::from_secs(10), TlsConnector::from(config).connect(master_name(), stream)).await;
+    let tls = match handshake {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => return format!("the TLS handshake failed: {error}"),
+        Err(_) => return "the master does not answer the TLS handshake".to_owned(),
+    };
+    if let Err(why) = peer_as(tls.get_ref().1.peer_certificates(), Role::Master, &parts.identity.deployment) {
+        return why.to_owned();
+    }
+    let shown = UplinkState { connected: true, words: format!("connected to {}", words_of(ends)), ends };
+    match serve(parts, tls, || show(state, shown.clone())).await {
+        Ok(()) => "the master closed the connection".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn words_of(ends: Option<(SocketAddr, SocketAddr)>) -> String {
+    ends.map_or_else(|| "the master".to_owned(), |(_, peer)| peer.to_string())
+}
+
+/// Queues of one connection, by priority.
+#[derive(Clone)]
+struct Outbox {
+    control: mpsc::UnboundedSender<WireFrame>,
+    packets: mpsc::Sender<WireFrame>,
+}
+
+async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Result<()> {
+    let (mut reader, writer) = tokio::io::split(tls);
+    let (control, control_out) = mpsc::unbounded_channel();
+    let (packets, packets_out) = mpsc::channel(4);
+    let outbox = Outbox { control, packets };
+    let hello = Hello {
+        versions: VERSIONS.to_vec(),
+        software: parts.software.clone(),
+        sensor: parts.identity.sensor,
+        boot: BootId(parts.boot.load(Ordering::Acquire)),
+        name: parts.name.clone(),
+        held: Vec::new(),
+    };
+    let _ = outbox.control.send(WireFrame::control(&ToMaster::Hello(hello)));
+    let mut writer = Writer { writer, control: control_out, packets: packets_out };
+    writer.flush_control().await?;
+    let hello = timeout(SILENCE_MAX, read(&mut reader)).await.map_err(io::Error::other)??;
+    match hello.as_ref().and_then(|frame| serde_json::from_slice(&frame.payload).ok()) {
+        Some(ToSensor::Hello(hello)) => hello.held.iter().for_each(|held| parts.spool.acknowledge(held)),
+        _ => return Err(io::Error::other("the master did not say hello")),
+    }
+    parts.spool.rewind();
+    ready();
+    tokio::select! {
+        ended = listen(parts, &mut reader, &outbox) => ended,
+        ended = writer.run(&parts.spool) => ended,
+        () = tell_health(parts, &outbox) => Ok(()),
+    }
+}
+
+async fn tell_health(parts: &UplinkParts, outbox: &Outbox) {
+    let mut ticks = interval(HEALTH_EVERY);
+    loop {
+        ticks.tick().await;
+        let health = ToMaster::Health(Box::new((parts.health)()));
+        let _ = outbox.control.send(WireFrame::control(&health));
+    }
+}
+
+/// Writes frames, the most urgent first.
+struct Writer {
+    writer: WriteHalf<Tls>,
+    control: mpsc::UnboundedReceiver<WireFrame>,
+    packets: mpsc::Receiver<WireFrame>,
+}
+
+impl Writer {
+    async fn flush_control(&mut self) -> io::Result<()> {
+        while let Ok(frame) = self.control.try_recv() {
+            self.writer.write_all(&frame.encode()).await?;
+        }
+        self.writer.flush().await
+    }
+
+    async fn run(&mut self, spool: &Spool) -> io::Result<()> {
+        loop {
+            self.flush_control().await?;
+            if let Some(batch) = spool.take_next(WINDOW) {
+                for frame in WireFrame::batch(&batch.bytes) {
+                    self.writer.write_all(&frame.encode()).await?;
+                }
+                continue;
+            }
+            self.writer.flush().await?;
+            tokio::select! {
+                biased;
+                frame = self.control.recv() => {
+                    if let Some(frame) = frame { self.writer.write_all(&frame.encode()).await?; }
+                }
+                () = spool.wait() => {}
+                frame = self.packets.recv() => {
+                    if let Some(frame) = frame { self.writer.write_all(&frame.encode()).await?; }
+                }
+            }
+        }
+    }
+}
+
+/// A query being answered.
+struct Running {
+    cancelled: Arc<AtomicBool>,
+    credit: Arc<Semaphore>,
+}
+
+async fn listen(parts: &Arc<UplinkParts>, reader: &mut ReadHalf<Tls>, outbox: &Outbox) -> io::Result<()> {
+    let mut running: HashMap<u64, Running> = HashMap::new();
+    let (done, mut finished) = mpsc::unbounded_channel();
+    let ended = loop {
+        let frame = tokio::select! {
+            frame = timeout(SILENCE_MAX, read(reader)) => frame,
+            Some(id) = finished.recv() => {
+                running.remove(&id);
+                continue;
+            }
+        };
+        let frame = match frame {
+            Err(_) => break Err(io::Error::other("the master has been silent for 15 s")),
+            Ok(Err(error)) => break Err(error),
+            Ok(Ok(None)) => break Ok(()),
+            Ok(Ok(Some(frame))) => frame,
+        };
+        let message = serde_json::from_slice(&frame.payload).unwrap_or(ToSensor::Unknown);
+        match message {
+            ToSensor::Acknowledge(held) => parts.spool.acknowledge(&held),
+            ToSensor::Fork { boot } => renew_boot(parts, boot),
+            ToSensor::Query { id, query } if running.len() < QUERIES_MAX => {
+                let credit = Arc::new(Semaphore::new(CREDIT_FIRST as usize));
+                let entry = Running { cancelled: Arc::default(), credit };
+                answer(parts, id, query, &entry, outbox, done.clone());
+                running.insert(id, entry);
+            }
+            ToSensor::Query { id, .. } => {
+                let why = "the sensor is busy with other queries: try again in a moment".to_owned();
+                let _ = outbox.control.send(WireFrame::control(&ToMaster::QueryFailed { id, why }));
+            }
+            ToSensor::Cancel { id } => {
+                if let Some(entry) = running.remove(&id) {
+                    entry.cancelled.store(true, Ordering::Release);
+                    entry.credit.close();
+                }
+            }
+            ToSensor::Credit { id, pieces } => {
+                if let Some(entry) = running.get(&id) {
+                    entry.credit.add_permits(pieces.min(1_024) as usize);
+                }
+            }
+            ToSensor::Hello(_) | ToSensor::Ping {} | ToSensor::Unknown => {}
+        }
+    };
+    for entry in running.into_values() {
+        entry.cancelled.store(true, Ordering::Release);
+        entry.credit.close();
+    }
+    ended
+}
+
+/// The master saw the same numbers with other content: another machine runs with our state, so we count anew.
+fn renew_boot(parts: &UplinkParts, boot: BootId) {
+    let fresh: u64 = rand::rng().random();
+    let renewed = parts.boot.compare_exchange(boot.0, fresh, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    if renewed {
+        tracing::warn!("the master knows our batch numbers from another machine (a cloned appliance?): counting anew");
+    }
+}
+
+fn answer(
+    parts: &Arc<UplinkParts>,
+    id: u64,
+    query: PcapQuery,
+    entry: &Running,
+    outbox: &Outbox,
+    done: mpsc::UnboundedSender<u64>,
+) {
+    let (parts, outbox) = (Arc::clone(parts), outbox.clone());
+    let (cancelled, credit) = (Arc::clone(&entry.cancelled), Arc::clone(&entry.credit));
+    let handle = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || {
+        let mut out = |bytes: &[u8]| {
+            bytes.chunks(PAYLOAD_MAX).all(|piece| {
+                let frame = WireFrame { kind: Kind::Packets, stream: id, payload: piece.to_vec() };
+                let granted =
+                    handle.block_on(Arc::clone(&credit).acquire_owned()).map(tokio::sync::OwnedSemaphorePermit::forget);
+                granted.is_ok() && outbox.packets.blocking_send(frame).is_ok()
+            })
+        };
+        let message = match parts.answer.answer(&query, &cancelled, &mut out) {
+            Ok(report) => ToMaster::QueryEnd { id, report },
+            Err(why) => ToMaster::QueryFailed { id, why },
+        };
+        // Behind the last piece, so in the packets' own queue.
+        let _ = outbox.packets.blocking_send(WireFrame::control(&message));
+        let _ = done.send(id);
+    });
+}
