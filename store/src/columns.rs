@@ -38,6 +38,20 @@ const BEHIND: [Stored; 7] = [
     Stored { name: "joined_uid", kind: Kind::Text, nullable: true },
 ];
 
+/// Columns of a flow's rows that are deltas.
+const SUMS: [&str; 10] = [
+    "orig_bytes",
+    "resp_bytes",
+    "missed_bytes",
+    "orig_pkts",
+    "resp_pkts",
+    "orig_ip_bytes",
+    "resp_ip_bytes",
+    "wire_bytes",
+    "frames",
+    "cut_bytes",
+];
+
 /// A stored table: its columns, and where the ones are that the store itself reads.
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -51,6 +65,9 @@ pub(crate) struct Layout {
     shard: Option<usize>,
     pub(crate) sequence: Option<usize>,
     pub(crate) ordinal: usize,
+    kind: Option<usize>,
+    /// The columns of a flow that are summed.
+    pub(crate) sums: Vec<usize>,
 }
 
 static LAYOUTS: LazyLock<Vec<Layout>> = LazyLock::new(|| Table::ALL.into_iter().map(Layout::new).collect());
@@ -81,6 +98,8 @@ impl Layout {
             shard: place("shard"),
             sequence: place("sequence"),
             ordinal: place("ordinal").unwrap_or_default(),
+            kind: place("kind").filter(|_| table == Table::Flow),
+            sums: if table == Table::Flow { SUMS.into_iter().filter_map(place).collect() } else { Vec::new() },
             columns,
         }
     }
@@ -115,8 +134,15 @@ impl Layout {
         let mut places = vec![self.ts, self.network, self.ordinal];
         places.extend(self.shard);
         places.extend(self.sequence);
+        places.extend(self.kind);
         places.extend([self.sensor(), self.boot(), self.primary(), self.joined_ts(), self.joined_uid()]);
         places
+    }
+
+    /// True if the row is all there is of its flow.
+    pub(crate) fn is_whole_flow(&self, row: &impl Cells) -> bool {
+        let is_end = self.kind.is_some_and(|place| row.cell(place) == Value::Text(Cow::Borrowed("end")));
+        is_end && row.unsigned(self.ordinal) == 0 && row.cell(self.joined_ts()) == Value::Null
     }
 
     /// The address that rows are sorted by.

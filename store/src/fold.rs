@@ -10,20 +10,6 @@ use std::fmt::Write;
 use thymus_record::json::{write_text, write_value};
 use thymus_record::{FlowUid, SensorId, Time, Value};
 
-/// Columns that are summed.
-const SUMS: [&str; 10] = [
-    "orig_bytes",
-    "resp_bytes",
-    "missed_bytes",
-    "orig_pkts",
-    "resp_pkts",
-    "orig_ip_bytes",
-    "resp_ip_bytes",
-    "wire_bytes",
-    "frames",
-    "cut_bytes",
-];
-
 /// A flow folded so far, or one row of another table.
 #[derive(Clone, Debug)]
 pub(crate) struct Folded {
@@ -32,7 +18,8 @@ pub(crate) struct Folded {
     cells: Vec<Value<'static>>,
     /// Whether the cells are of the conversation's first flow, and which row of it.
     rank: (bool, u64),
-    sums: [Option<u64>; SUMS.len()],
+    /// Beside [`Layout::sums`].
+    sums: Vec<Option<u64>>,
     until: u64,
     /// Every witness, the one that the cells are of first.
     sensors: Vec<(SensorId, String)>,
@@ -63,7 +50,7 @@ impl Folded {
             uid,
             cells: Vec::new(),
             rank: (false, 0),
-            sums: [None; SUMS.len()],
+            sums: vec![None; layout.sums.len()],
             until: 0,
             sensors: Vec::new(),
         };
@@ -89,8 +76,8 @@ impl Folded {
             return;
         }
         self.until = self.until.max(row.unsigned(layout.until));
-        for (sum, place) in self.sums.iter_mut().zip(sum_places(layout)) {
-            if let Some(Value::Unsigned(number)) = place.map(|place| row.cell(place)) {
+        for (sum, place) in self.sums.iter_mut().zip(&layout.sums) {
+            if let Value::Unsigned(number) = row.cell(*place) {
                 *sum = Some(sum.unwrap_or(0).saturating_add(number));
             }
         }
@@ -99,9 +86,8 @@ impl Folded {
     /// Puts sums and times in place: the row of a whole flow.
     pub(crate) fn finish(mut self, layout: &Layout) -> Folded {
         let until = self.until.max(self.unsigned(layout.until));
-        let places = sum_places(layout);
-        for (sum, place) in self.sums.into_iter().zip(places) {
-            if let Some(cell) = place.and_then(|place| self.cells.get_mut(place)) {
+        for (sum, place) in self.sums.iter().zip(&layout.sums) {
+            if let Some(cell) = self.cells.get_mut(*place) {
                 *cell = sum.map_or(Value::Null, Value::Unsigned);
             }
         }
@@ -113,6 +99,11 @@ impl Folded {
         let duration = until.saturating_sub(self.ts.0);
         self.cells.push(if duration > 0 { Value::Time(Time(duration)) } else { Value::Null });
         self
+    }
+
+    /// True if a row of the conversation's first flow is in it: without one, other sensors' rows tell too little.
+    pub(crate) fn has_first_flow(&self) -> bool {
+        self.rank.0
     }
 
     /// Every sensor that saw it, the primary first.
@@ -171,13 +162,6 @@ impl Folded {
         }
         out.push('}');
     }
-}
-
-fn sum_places(layout: &Layout) -> [Option<usize>; SUMS.len()] {
-    if layout.table != thymus_record::Table::Flow {
-        return [None; SUMS.len()];
-    }
-    SUMS.map(|name| layout.place(name))
 }
 
 impl Cells for Folded {

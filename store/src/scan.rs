@@ -7,7 +7,7 @@
 
 use crate::columns::{Cells, Layout, Rows};
 use crate::file::{DataFile, Wanted, overlaps};
-use crate::filter::Filter;
+use crate::filter::{Filter, duration_place};
 use crate::fold::Folded;
 use crate::types::StoreError;
 use std::cmp::Reverse;
@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use thymus_record::{FlowUid, NetworkPath, Scope, Table, Time, Value};
 
-/// Flows folded in one round where the filter needs whole flows.
+/// Most flows folded in one round where the filter needs whole flows; rounds begin small and grow up to this.
 const ROUND_KEYS: usize = 50_000;
 /// Rounds in one page; what is found by then is given, with a cursor to go on.
 const ROUNDS_MAX: usize = 100;
@@ -81,13 +81,14 @@ pub(crate) struct Found {
 pub(crate) fn find(snapshot: &Snapshot, question: &Question, limit: usize) -> Result<Found, StoreError> {
     let layout = question.layout;
     let is_exact = question.filter.as_ref().is_none_or(|filter| filter.is_exact(layout));
-    let keys_max = if is_exact { limit + 1 } else { ROUND_KEYS.max(limit + 1) };
+    let mut keys_max = if is_exact { limit + 1 } else { 8 * (limit + 1) };
     let mut question = question.clone();
     let mut items: Vec<(Key, Folded)> = Vec::new();
     for _ in 0..ROUNDS_MAX {
         let round = Round::new(question.clone(), keys_max);
         let (folded, worst) = round.run(snapshot)?;
-        let finished = folded.into_iter().map(|(key, folded)| (key, folded.finish(layout)));
+        let folded = folded.into_iter().filter(|(_, folded)| folded.has_first_flow());
+        let finished = folded.map(|(key, folded)| (key, folded.finish(layout)));
         let passing = |folded: &Folded| question.filter.as_ref().is_none_or(|filter| filter.passes(folded, layout));
         items.extend(finished.filter(|(_, folded)| passing(folded)));
         if items.len() > limit {
@@ -99,6 +100,7 @@ pub(crate) fn find(snapshot: &Snapshot, question: &Question, limit: usize) -> Re
             return Ok(Found { items, next: None });
         }
         question.after = worst;
+        keys_max = if is_exact { keys_max } else { (4 * keys_max).min(ROUND_KEYS) };
     }
     Ok(Found { items, next: question.after })
 }
@@ -167,8 +169,10 @@ impl Wanted for Round {
 
     fn places(&self) -> Vec<usize> {
         let mut places = self.question.layout.identity();
-        if let Some(filter) = &self.of_rows {
+        if let Some(filter) = &self.question.filter {
+            places.push(self.question.layout.until);
             filter.places(&mut places);
+            places.retain(|&place| place < self.question.layout.columns.len());
         }
         places.extend(self.question.layout.place("port").filter(|_| self.question.layout.table == Table::Stats));
         places
@@ -190,7 +194,11 @@ impl Wanted for Round {
         }
         // Another sensor's row may see the flow from its other side; it is kept for its flow's sake.
         let is_joined = is_flow && row.cell(layout.joined_ts()) != Value::Null;
-        let passes = self.of_rows.as_ref().is_none_or(|filter| filter.passes(row, layout));
+        let passes = if is_flow && layout.is_whole_flow(row) {
+            self.question.filter.as_ref().is_none_or(|filter| filter.passes(&WholeFlow(row, layout), layout))
+        } else {
+            self.of_rows.as_ref().is_none_or(|filter| filter.passes(row, layout))
+        };
         if (!passes && !is_joined) || !is_allowed(scope, row, layout) {
             return false;
         }
@@ -202,6 +210,19 @@ impl Wanted for Round {
             best.pop_last();
         }
         true
+    }
+}
+
+/// A flow of a single row: most are, and the whole filter spares them the fold.
+struct WholeFlow<'a, R>(&'a R, &'a Layout);
+
+impl<R: Cells> Cells for WholeFlow<'_, R> {
+    fn cell(&self, place: usize) -> Value<'_> {
+        if place != duration_place(self.1) {
+            return self.0.cell(place);
+        }
+        let duration = self.0.unsigned(self.1.until).saturating_sub(self.0.unsigned(self.1.ts));
+        if duration > 0 { Value::Time(Time(duration)) } else { Value::Null }
     }
 }
 

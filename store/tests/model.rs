@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use support::{SECOND, START, all, arrival, batch, open, request, uid};
-use thymus_record::table::{ConnState, FlowRow};
+use thymus_record::table::{ConnState, FlowKind, FlowRow};
 use thymus_record::{Address, Record, Table, Time};
 use thymus_store::Ingested;
 
@@ -40,6 +40,7 @@ struct Flow {
     state: &'static str,
     until: u64,
     rows: u64,
+    whole: bool,
 }
 
 /// The flows that a list of rows should give, newest first.
@@ -49,8 +50,8 @@ struct Model {
 }
 
 impl Model {
-    /// The next delta row of a flow.
-    fn row(&mut self, sensor: u32, number: u64, pkts: u64, last: bool) -> FlowRow {
+    /// The next delta row of a flow, unless its first was its last.
+    fn row(&mut self, sensor: u32, number: u64, pkts: u64, last: bool) -> Option<Record> {
         let ts = START + (number % 7) * 3000 * SECOND + number % 2;
         let host = [10, u8::try_from(sensor).unwrap(), 0, u8::try_from(number % 5).unwrap()];
         let flow = self.flows.entry((sensor, number)).or_insert_with(|| Flow {
@@ -62,7 +63,12 @@ impl Model {
             state: "",
             until: ts,
             rows: 0,
+            whole: false,
         });
+        if flow.whole {
+            return None;
+        }
+        flow.whole = last && flow.rows == 0;
         let state = if last { ConnState::Sf } else { ConnState::S1 };
         let bytes = (pkts > 5).then_some(pkts * 100);
         let row = FlowRow {
@@ -70,6 +76,7 @@ impl Model {
             orig_pkts: pkts,
             orig_bytes: bytes,
             conn_state: state,
+            kind: if flow.whole { FlowKind::End } else { FlowKind::Interim },
             until: Time(ts + flow.rows * 1000 * SECOND),
             orig_h: Address::from_v4(host),
             ..support::flow(number, ts, 0)
@@ -79,7 +86,7 @@ impl Model {
         flow.state = state.as_str();
         flow.until = row.until.0;
         flow.rows += 1;
-        row
+        Some(row.into())
     }
 
     fn sorted(&self, holds: impl Fn(&Flow) -> bool) -> Vec<Flow> {
@@ -113,7 +120,7 @@ proptest! {
             match step {
                 Step::Batch(sensor, rows) => {
                     let rows: Vec<Record> =
-                        rows.into_iter().map(|(flow, pkts, last)| model.row(sensor, flow, pkts, last).into()).collect();
+                        rows.into_iter().filter_map(|(flow, pkts, last)| model.row(sensor, flow, pkts, last)).collect();
                     let bytes = batch(sensor, 1, sent.len() as u64, &["default"], &rows);
                     prop_assert_eq!(store.ingest(&bytes, arrival(sensor, START)).unwrap(), Ingested::New);
                     sent.push((sensor, bytes));
@@ -133,6 +140,8 @@ proptest! {
         same(&all(&store, request(Table::Flow, None, 7)), &model.sorted(|_| true));
         same(&all(&store, request(Table::Flow, Some("orig_pkts:>10"), 3)), &model.sorted(|flow| flow.pkts > 10));
         same(&all(&store, request(Table::Flow, Some("ip:10.1.0.3"), 2)), &model.sorted(|flow| flow.host == "10.1.0.3"));
+        let long = |flow: &Flow| flow.until - flow.ts > 1500 * SECOND;
+        same(&all(&store, request(Table::Flow, Some("duration:>1500"), 2)), &model.sorted(long));
         let mixed = "(conn_state:SF AND id.orig_h:10.2.0.0/16) OR (id.orig_h:10.1.0.1 NOT orig_pkts:<4)";
         let holds = |flow: &Flow| {
             (flow.state == "SF" && flow.host.starts_with("10.2.")) || (flow.host == "10.1.0.1" && flow.pkts >= 4)

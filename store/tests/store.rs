@@ -6,7 +6,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use support::{SECOND, START, all, arrival, batch, flow, open, request, runtime, uid, uids};
-use thymus_record::table::{DnsRow, FlowKind, FlowRow};
+use thymus_record::table::{ConnState, DnsRow, FlowKind, FlowRow};
 use thymus_record::{Address, BootId, FlowUid, NetworkPath, Record, Scope, SensorId, Table, Time};
 use thymus_store::{Embedded, Ingested, QueryError, Request, StoreError, StoreEvent, StoreOptions};
 
@@ -99,6 +99,7 @@ fn two_sensors_that_see_one_flow_give_one_conversation_counted_once() {
         orig_p: seen.resp_p,
         resp_h: seen.orig_h,
         resp_p: seen.orig_p,
+        conn_state: ConnState::S0,
         ..seen.clone()
     };
     let name = DnsRow { ts: Time(START), sequence: 8, query: Some("a.example".into()), ..DnsRow::default() };
@@ -109,6 +110,9 @@ fn two_sensors_that_see_one_flow_give_one_conversation_counted_once() {
         assert_eq!(uids(&items), [uid(1, 1, 7)], "step {step}");
         assert_eq!((&items[0]["orig_pkts"], &items[0]["sensor"]), (&1.into(), &"sensor-1".into()));
         assert_eq!(items[0]["also_seen_by"], serde_json::json!(["sensor-2"]));
+        for of_other in ["conn_state:S0", "id.orig_h:192.0.2.1"] {
+            assert!(all(&store, request(Table::Flow, Some(of_other), 10)).is_empty(), "{of_other}");
+        }
         let by_other = FlowUid { sensor: SensorId(2), boot: BootId(5), shard: 0, sequence: 70 };
         let detail = runtime().block_on(store.flow(by_other, &Scope::All)).unwrap().unwrap();
         assert_eq!((detail.uid.to_string(), detail.sensors.len()), (uid(1, 1, 7), 2));
