@@ -19,6 +19,9 @@ use thymus_record::batch::Batch;
 use thymus_record::column::Proto;
 use thymus_record::{Address, BootId, FlowUid, Kind, Mac, Record, SensorId, Table, Time, Value};
 
+/// The sequence in the uid of a row of no flow: the last that a uid's text can hold, so that cursors keep it.
+const NO_FLOW: u64 = 0xff_ffff_ffff;
+
 /// A column of a stored table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stored {
@@ -189,7 +192,7 @@ pub(crate) trait Cells {
             sensor: SensorId(u32::try_from(self.unsigned(layout.sensor())).unwrap_or_default()),
             boot: BootId(self.unsigned(layout.boot())),
             shard: layout.shard.map_or(0, |place| u8::try_from(self.unsigned(place)).unwrap_or_default()),
-            sequence: if let Some(Value::Unsigned(sequence)) = sequence { sequence } else { u64::MAX },
+            sequence: if let Some(Value::Unsigned(sequence)) = sequence { sequence } else { NO_FLOW },
         }
     }
 

@@ -40,7 +40,7 @@ pub(crate) struct Core {
     pub(crate) keeping: Mutex<Manifest>,
     events: Mutex<VecDeque<StoreEvent>>,
     subscribers: broadcast::Sender<Arc<IngestedBatch>>,
-    _lock: File,
+    lock: File,
 }
 
 /// What changes with each batch.
@@ -96,7 +96,7 @@ impl Embedded {
             keeping: Mutex::new(manifest),
             events: Mutex::default(),
             subscribers: broadcast::channel(SUBSCRIBER_LAG).0,
-            _lock: lock,
+            lock,
         });
         if cut > 0 {
             core.tell(StoreEvent::TornTail { bytes: cut });
@@ -223,6 +223,8 @@ impl Drop for Embedded {
         if let Some(keeper) = self.keeper.take() {
             let _ = keeper.join();
         }
+        // Not left to the file's close: a process started just now may still hold a copy of it.
+        let _ = self.core.lock.unlock();
     }
 }
 

@@ -20,6 +20,7 @@ use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -84,20 +85,19 @@ pub(crate) fn write(
     sort(layout, batches, &mut rows);
     let sources: Vec<&RecordBatch> = batches.iter().map(|rows| &rows.batch).collect();
     let file = File::create(&path).map_err(io("creating", &path))?;
+    let mut failure = None;
     let written = (|| {
         let properties = properties(layout)?;
-        let mut writer = ArrowWriter::try_new(&file, Arc::clone(&layout.schema), Some(properties))?;
+        let watched = Watched { file: &file, failure: &mut failure };
+        let mut writer = ArrowWriter::try_new(watched, Arc::clone(&layout.schema), Some(properties))?;
         for group in rows.chunks(GROUP_ROWS) {
             writer.write(&interleave_record_batch(&sources, group)?)?;
         }
         writer.close()
     })();
-    if let Err(error) = written.map_err(unwrap_io) {
+    if let Err(error) = written {
         let _ = fs::remove_file(&path);
-        return Err(match error {
-            Ok(error) => io("writing", &path)(error),
-            Err(error) => failed(&error),
-        });
+        return Err(failure.map_or_else(|| failed(&error), io("writing", &path)));
     }
     file.sync_all().map_err(io("syncing", &path))?;
     let bytes = file.metadata().map_or(0, |meta| meta.len());
@@ -125,13 +125,20 @@ fn widen(bounds: &mut (u64, u64), value: u64) {
     *bounds = (bounds.0.min(value), bounds.1.max(value));
 }
 
-/// The system's error behind Parquet's, where there is one: a full disk is to be told as such.
-fn unwrap_io(error: parquet::errors::ParquetError) -> Result<std::io::Error, parquet::errors::ParquetError> {
-    match error {
-        parquet::errors::ParquetError::External(inner) => {
-            inner.downcast::<std::io::Error>().map(|error| *error).map_err(parquet::errors::ParquetError::External)
-        }
-        other => Err(other),
+/// Keeps the system's first error, of which Parquet's keeps the words alone: a full disk is to be told as such.
+struct Watched<'a> {
+    file: &'a File,
+    failure: &'a mut Option<std::io::Error>,
+}
+
+impl Write for Watched<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.file.write(bytes).inspect_err(|error| {
+            self.failure.get_or_insert_with(|| error.kind().into());
+        })
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
     }
 }
 

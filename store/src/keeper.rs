@@ -9,7 +9,7 @@ use crate::file::{self, DataFile, FileMeta};
 use crate::journal::{io, sync_dir};
 use crate::manifest::Manifest;
 use crate::types::{StoreError, StoreEvent, StoreOptions};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use thymus_record::{Table, Time};
 
@@ -57,20 +57,16 @@ pub(crate) fn flush(core: &Core) -> Result<(), StoreError> {
         let state = lock(&core.state);
         (state.memory.clone(), state.known.clone(), state.journal.to_sync())
     };
-    let Some(&(_, _)) = memory.back() else { return Ok(()) };
+    if memory.is_empty() {
+        return Ok(());
+    }
     // The manifest will claim all known batches; those not in these files must be safe in the journal.
     journal_file.sync_data().map_err(io("syncing the journal of", &core.dir))?;
     let mut made = Vec::new();
-    for table in Table::ALL {
-        let batches: Vec<&Rows> =
-            memory.iter().flat_map(|(_, tables)| tables.iter()).filter(|rows| rows.layout.table == table).collect();
-        let mut hours: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
-        for (at, rows) in batches.iter().enumerate() {
-            (0..rows.len()).for_each(|row| hours.entry(file::hour_of(rows, row)).or_default().push((at, row)));
-        }
-        for (hour, rows) in hours {
-            made.push(file::write(&core.tables(), next_name(&mut manifest, table, hour), &batches, rows)?);
-        }
+    if let Err(error) = write_memory(core, &mut manifest, &memory, &mut made) {
+        // A full disk must not be filled further by files that no manifest names.
+        made.iter().for_each(DataFile::doom);
+        return Err(error);
     }
     let flushed = memory.back().map_or(manifest.flushed, |(end, _)| *end);
     swap(core, &mut manifest, made, &[], |manifest| {
@@ -81,6 +77,27 @@ pub(crate) fn flush(core: &Core) -> Result<(), StoreError> {
     state.flushed = flushed;
     let tail = core.options.journal_tail_bytes.min(core.options.bytes_max / 8);
     state.journal.drop_before(flushed.saturating_sub(tail))
+}
+
+/// Writes batches as files, by table and hour.
+fn write_memory(
+    core: &Core,
+    manifest: &mut Manifest,
+    memory: &VecDeque<(u64, Arc<Vec<Rows>>)>,
+    made: &mut Vec<DataFile>,
+) -> Result<(), StoreError> {
+    for table in Table::ALL {
+        let batches: Vec<&Rows> =
+            memory.iter().flat_map(|(_, tables)| tables.iter()).filter(|rows| rows.layout.table == table).collect();
+        let mut hours: BTreeMap<u64, Vec<(usize, usize)>> = BTreeMap::new();
+        for (at, rows) in batches.iter().enumerate() {
+            (0..rows.len()).for_each(|row| hours.entry(file::hour_of(rows, row)).or_default().push((at, row)));
+        }
+        for (hour, rows) in hours {
+            made.push(file::write(&core.tables(), next_name(manifest, table, hour), &batches, rows)?);
+        }
+    }
+    Ok(())
 }
 
 fn next_name(manifest: &mut Manifest, table: Table, hour: u64) -> String {

@@ -6,8 +6,10 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use support::{SECOND, START, all, arrival, batch, flow, open, request, runtime, uid, uids};
-use thymus_record::table::{ConnState, DnsRow, FlowKind, FlowRow};
-use thymus_record::{Address, BootId, FlowUid, NetworkPath, Record, Scope, SensorId, Table, Time};
+use thymus_record::table::{
+    CertRow, ConnState, DnsRow, FlowKind, FlowRow, HostRow, HttpRow, RollupRow, StatsRow, TlsRow, WeirdRow,
+};
+use thymus_record::{Address, BootId, FlowUid, Mac, NetworkPath, Record, Scope, SensorId, Table, Time};
 use thymus_store::{Embedded, Ingested, QueryError, Request, StoreError, StoreEvent, StoreOptions};
 
 fn flows(from: u64, count: u64) -> Vec<Record> {
@@ -170,6 +172,50 @@ fn the_disk_budget_holds_and_the_oldest_arrivals_go_first_and_are_reported() {
 }
 
 #[test]
+fn rows_of_every_table_are_listed_once_newest_first_across_pages_and_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for sequence in 0..4 {
+        let rows = (0..5u32).flat_map(|n| {
+            let ordinal = u32::try_from(sequence).unwrap() * 5 + n;
+            let ts = Time(START + u64::from(ordinal / 3) * SECOND);
+            let address = Address::from_v4([10, 0, 0, 1]);
+            [
+                DnsRow {
+                    ts,
+                    ordinal,
+                    orig_h: address,
+                    answers: vec!["192.0.2.7".into()],
+                    ttls: vec![60],
+                    ..DnsRow::default()
+                }
+                .into(),
+                TlsRow { ts, ordinal, orig_p: 1, orig_h: address, ..TlsRow::default() }.into(),
+                HttpRow { ts, ordinal, orig_p: 2, orig_h: address, ..HttpRow::default() }.into(),
+                CertRow { ts, ordinal, ..CertRow::default() }.into(),
+                HostRow { ts, ordinal, address, mac: Some(Mac([2; 6])), ..HostRow::default() }.into(),
+                WeirdRow { ts, ordinal, orig_h: Some(address), ..WeirdRow::default() }.into(),
+                StatsRow { ts, ordinal, ..StatsRow::default() }.into(),
+                RollupRow { ts, ordinal, orig_h: address, ..RollupRow::default() }.into(),
+            ]
+        });
+        let rows: Vec<Record> = rows.collect();
+        store.ingest(&batch(1, 1, sequence, &["default"], &rows), arrival(1, 1)).unwrap();
+        if sequence == 1 {
+            store.flush().unwrap();
+        }
+    }
+    for table in Table::ALL.into_iter().filter(|&table| table != Table::Flow) {
+        let items = all(&store, request(table, None, 3));
+        assert_eq!(items.len(), 20, "{table:?}");
+        let times: Vec<f64> = items.iter().map(|item| item["ts"].as_f64().unwrap()).collect();
+        assert!(times.is_sorted_by(|a, b| a >= b), "{table:?} {times:?}");
+    }
+    assert_eq!(all(&store, request(Table::Dns, Some("answers:192.0.2.* TTLs:60 10.0.0.1"), 7)).len(), 20);
+    assert_eq!(all(&store, request(Table::Host, Some("mac:02:02:02:02:02:02 ip:10.0.0.0/24"), 7)).len(), 20);
+}
+
+#[test]
 fn a_foreign_or_busy_folder_is_refused_in_words() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("letter.txt"), "mine").unwrap();
@@ -302,6 +348,14 @@ fn a_full_disk_is_told_in_words_reading_goes_on_and_nothing_stored_is_lost() {
         assert!(stored < 10_000, "the disk never filled");
     };
     assert!(error.to_string().contains("is full"), "{error}");
+    for _ in 0..3 {
+        assert!(store.flush().is_err());
+    }
+    // The keeper may be at it just now.
+    let left = || std::fs::read_dir(disk.0.path().join("tables")).unwrap().count() as u64 != store.counts().files;
+    let tries =
+        (0..200).take_while(|_| left()).map(|_| std::thread::sleep(std::time::Duration::from_millis(10))).count();
+    assert!(tries < 200, "a flush that failed leaves nothing behind");
     assert_eq!(all(&store, request(Table::Flow, None, 1000)).len() as u64, stored * 100);
     drop(store);
     let mount = Command::new("mount").args(["-o", "remount,size=50m"]).arg(disk.0.path()).status().unwrap();
