@@ -181,6 +181,11 @@ impl LinkSender {
         self.outbox.send(message).await.is_ok()
     }
 
+    /// Sends a message from a thread that may wait; false if the connection is gone.
+    pub fn blocking_send(&self, message: ToSensor) -> bool {
+        self.outbox.blocking_send(message).is_ok()
+    }
+
     /// Sends a message without waiting; false if the connection is gone or does not keep up.
     pub fn try_send(&self, message: ToSensor) -> bool {
         self.outbox.try_send(message).is_ok()

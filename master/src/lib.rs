@@ -1,2 +1,29 @@
-//! master
-#![deny(unsafe_code)]
+//! The master: enrols sensors, stores and searches, knows devices, fetches packets back, serves API and page.
+#![forbid(unsafe_code)]
+
+/// The one clock.
+pub mod clock;
+/// The data folder.
+pub mod data;
+/// Tokens, users, sensors and audit: the small state.
+pub mod book;
+/// Who asks, and what they may see.
+pub mod access;
+/// Sensors connected now.
+pub mod sensors;
+/// Batches in: journal, sync, acknowledge.
+pub mod ingest;
+/// Devices, from rows.
+pub mod entity;
+/// Packets fetched back from sensors.
+pub mod retrieve;
+/// The HTTP API.
+pub mod api;
+/// The page.
+pub mod ui;
+/// Prometheus metrics.
+pub mod metrics;
+/// Verbs that speak to the running master.
+pub mod admin;
+/// All of it, running.
+pub mod server;

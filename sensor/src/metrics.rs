@@ -20,8 +20,11 @@ pub struct Metric {
     value: fn(&Snapshot) -> f64,
 }
 
+/// A name and where the ledger has it.
+type Fate = (&'static str, fn(&Ledger) -> Count);
+
 /// A fate of packets, as `thymus_sensor_packets_total{fate="…"}` and `…_bytes_total{fate="…"}`.
-const FATES: [(&str, fn(&Ledger) -> Count); 10] = [
+const FATES: [Fate; 10] = [
     ("offered", |ledger| ledger.offered),
     ("missed", |ledger| ledger.missed),
     ("received", |ledger| ledger.received),

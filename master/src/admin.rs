@@ -1,0 +1,182 @@
+//! Verbs that speak to the running master over a unix socket in the data folder (mode 0600): one JSON object a line,
+//! one answer. Where no master runs they open the folder themselves, under its lock.
+
+use crate::access::{hash_of, hash_password, random_text};
+use crate::book::{AccessRole, Account, Grant, to_hex};
+use crate::clock::wall;
+use crate::server::{Master, Options, ServerError};
+use serde::{Deserialize, Serialize};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use thymus_record::NetworkPath;
+use thymus_record::time::SECOND;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+
+const REQUEST_MAX: u64 = 64 << 10;
+
+/// What can be asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Request {
+    /// A token for sensors.
+    Token {
+        /// Uses; `None` for unlimited.
+        uses: Option<u32>,
+        /// How long it is good, in seconds.
+        expires: u64,
+        /// The joiners' group.
+        group: String,
+        /// For OS-sensors.
+        agent: bool,
+    },
+    /// A user, new or with a new password.
+    User {
+        /// Name.
+        name: String,
+        /// Role.
+        role: AccessRole,
+        /// Networks that they see; none: all.
+        networks: Vec<String>,
+        /// The password.
+        password: String,
+    },
+    /// An API token.
+    ApiToken {
+        /// Role.
+        role: AccessRole,
+        /// Networks that it sees; none: all.
+        networks: Vec<String>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    ok: bool,
+    text: String,
+}
+
+/// Makes a token for sensors; gives its text.
+pub fn make_token(
+    master: &Master,
+    uses: Option<u32>,
+    expires: u64,
+    group: &str,
+    agent: bool,
+    who: &str,
+) -> Result<String, String> {
+    if agent {
+        return Err(
+            "no vSensor listens for OS-sensors: set [agents] listen in a sensor's configuration first".to_owned()
+        );
+    }
+    if uses == Some(0) || expires == 0 {
+        return Err("a token needs at least one use and some time".to_owned());
+    }
+    if group.is_empty() || group.len() > 64 || group.contains(['/', '"']) || group.chars().any(char::is_control) {
+        return Err("a group is a name of 1 to 64 letters without '/' and '\"'".to_owned());
+    }
+    let (token, grant) = master.issuer.issue_token(master.token_addresses()?);
+    let now = wall();
+    let grant_kept = Grant {
+        public_key: to_hex(&grant.public_key),
+        uses,
+        expires: now + expires.saturating_mul(SECOND),
+        group: group.to_owned(),
+        created: now,
+    };
+    let kept = master.book.add_grant(&grant.id, &grant_kept);
+    let audited = kept.and_then(|()| master.book.audit(who, "token create", &format!("group {group}, uses {uses:?}")));
+    audited.map_err(|error| error.to_string())?;
+    Ok(token.to_string())
+}
+
+fn paths(networks: &[String]) -> Vec<NetworkPath> {
+    networks.iter().map(|text| NetworkPath::from_text(text)).collect()
+}
+
+fn carry_out(master: &Master, request: Request) -> Result<String, String> {
+    let said = |error: crate::book::BookError| error.to_string();
+    match request {
+        Request::Token { uses, expires, group, agent } => make_token(master, uses, expires, &group, agent, "console"),
+        Request::User { name, role, networks, password } => {
+            if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) {
+                return Err("a user's name has 1 to 64 letters".to_owned());
+            }
+            let account = Account { role, networks: paths(&networks), password: hash_password(&password)? };
+            master.book.put_user(&name, &account).map_err(said)?;
+            master.book.audit("console", "user create", &format!("{name}, {role:?}")).map_err(said)?;
+            Ok(format!("user {name} can sign in"))
+        }
+        Request::ApiToken { role, networks } => {
+            let text = random_text();
+            let account = Account { role, networks: paths(&networks), password: String::new() };
+            master.book.add_api_token(&hash_of(&text), &account).map_err(said)?;
+            master.book.audit("console", "api-token create", &format!("{role:?}")).map_err(said)?;
+            Ok(text)
+        }
+    }
+}
+
+/// Listens on the socket.
+pub fn serve(master: Arc<Master>, path: PathBuf) -> Result<JoinHandle<()>, ServerError> {
+    let failed = |error: std::io::Error| crate::data::DataError(format!("{}: {error}", path.display()));
+    let _ = std::fs::remove_file(&path);
+    let listener = tokio::net::UnixListener::bind(&path).map_err(failed)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let master = Arc::clone(&master);
+            tokio::spawn(async move {
+                let (reader, mut writer) = stream.into_split();
+                let mut line = String::new();
+                let read = tokio::io::BufReader::new(reader.take(REQUEST_MAX)).read_line(&mut line).await;
+                let answer = match read.ok().and_then(|_| serde_json::from_str(&line).ok()) {
+                    Some(request) => tokio::task::spawn_blocking(move || carry_out(&master, request))
+                        .await
+                        .unwrap_or_else(|_| Err("failed".to_owned())),
+                    None => Err("the request is not understood: master and command differ in version".to_owned()),
+                };
+                let (ok, text) = answer.map_or_else(|why| (false, why), |text| (true, text));
+                let mut bytes = serde_json::to_vec(&Answer { ok, text }).unwrap_or_default();
+                bytes.push(b'\n');
+                let _ = writer.write_all(&bytes).await;
+            });
+        }
+    }))
+}
+
+/// Asks the running master; without one, opens the folder.
+pub fn ask(data: &Path, request: Request) -> Result<String, String> {
+    match UnixStream::connect(data.join("admin.sock")) {
+        Ok(stream) => speak(stream, &request).map_err(|error| format!("the running master did not answer: {error}"))?,
+        Err(_) if !data.join("thymus-master").exists() => {
+            Err(format!("{} is no master's data folder: give the one that 'thymus-master run' uses", data.display()))
+        }
+        Err(_) if matches!(request, Request::Token { .. }) => Err(format!(
+            "no master runs on {}: start it with 'thymus-master run --data {0}', then make the token",
+            data.display()
+        )),
+        Err(_) => {
+            let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 443));
+            let options = Options { data: data.to_owned(), listen, advertise: Vec::new() };
+            let master = Master::open(options).map_err(|error| error.to_string())?;
+            carry_out(&master, request)
+        }
+    }
+}
+
+fn speak(mut stream: UnixStream, request: &Request) -> std::io::Result<Result<String, String>> {
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut bytes = serde_json::to_vec(request)?;
+    bytes.push(b'\n');
+    stream.write_all(&bytes)?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    let answer: Answer = serde_json::from_str(&line)?;
+    Ok(if answer.ok { Ok(answer.text) } else { Err(answer.text) })
+}

@@ -1,0 +1,164 @@
+//! Batches in: written to the journal, synced together with what came meanwhile, then acknowledged. A sensor hears of a
+//! batch only when it is safe.
+
+use crate::clock::wall;
+use crate::sensors::AnswerPart;
+use crate::server::Master;
+use std::collections::HashMap;
+use std::sync::Arc;
+use thymus_link::listener::{SensorLink, SensorPeer};
+use thymus_link::{FromSensor, LinkReceiver, LinkSender};
+use thymus_record::BootId;
+use thymus_record::batch::head;
+use thymus_record::message::{Held, Hello, ToMaster, ToSensor, VERSIONS};
+use thymus_store::{Arrival, Ingested};
+use tokio::sync::mpsc;
+
+/// Batches of one connection waiting for the journal: back-pressure reaches the sensor through TCP.
+const QUEUE: usize = 64;
+
+/// Serves a sensor until its connection ends.
+pub async fn serve(master: Arc<Master>, peer: SensorPeer, link: SensorLink) {
+    let sensor = peer.sensor;
+    let Ok(Some(mut entry)) = master.book.sensor(sensor) else {
+        tracing::warn!("sensor {} is not in the book; it was restored without it?", sensor.0);
+        return;
+    };
+    entry.last_seen = Some(wall());
+    entry.software = peer.hello.software.chars().take(64).collect();
+    let _ = master.book.put_sensor(&entry);
+    let held = match tokio::task::spawn_blocking({
+        let store = Arc::clone(&master.store);
+        move || store.sync().map(|()| store.held(sensor))
+    })
+    .await
+    {
+        Ok(Ok(held)) => held,
+        _ => return,
+    };
+    let hello = Hello {
+        versions: VERSIONS.to_vec(),
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+        sensor,
+        held,
+        ..Hello::default()
+    };
+    let (sender, receiver) = link.split(hello);
+    let connection = master.sensors.connect(sensor, sender.clone(), peer.address.to_string(), wall());
+    tracing::info!("sensor {} ({}) connected from {}", sensor.0, entry.name, peer.address);
+    let (batches, queue) = mpsc::channel(QUEUE);
+    let arrival = (entry.name.clone(), entry.group.clone());
+    let writer = tokio::task::spawn_blocking({
+        let (master, sender) = (Arc::clone(&master), sender.clone());
+        move || store_batches(&master, &peer, arrival, queue, &sender)
+    });
+    let ended = listen(&master, sensor, receiver, batches).await;
+    master.sensors.disconnect(sensor, connection);
+    let _ = writer.await;
+    if let Ok(Some(mut entry)) = master.book.sensor(sensor) {
+        entry.last_seen = Some(wall());
+        let _ = master.book.put_sensor(&entry);
+    }
+    tracing::info!("sensor {} ({}) disconnected: {ended}", sensor.0, entry.name);
+}
+
+async fn listen(
+    master: &Master,
+    sensor: thymus_record::SensorId,
+    mut receiver: LinkReceiver,
+    batches: mpsc::Sender<Vec<u8>>,
+) -> String {
+    loop {
+        match receiver.next().await {
+            Err(error) => return error.to_string(),
+            Ok(None) => return "closed by the sensor".to_owned(),
+            Ok(Some(FromSensor::Batch(bytes))) => {
+                if batches.send(bytes).await.is_err() {
+                    return "the store takes no more batches".to_owned();
+                }
+            }
+            Ok(Some(FromSensor::Packets { query, bytes })) => {
+                master.sensors.answered(sensor, query, AnswerPart::Piece(bytes)).await;
+            }
+            Ok(Some(FromSensor::Control(message))) => match message {
+                ToMaster::Health(health) => {
+                    master.sensors.set_health(sensor, *health);
+                    master.tell_sensor(sensor);
+                }
+                ToMaster::QueryEnd { id, report } => {
+                    master.sensors.answered(sensor, id, AnswerPart::End(report)).await;
+                }
+                ToMaster::QueryFailed { id, why } => {
+                    master.sensors.answered(sensor, id, AnswerPart::Failed(why)).await;
+                }
+                ToMaster::Hello(_) | ToMaster::Unknown => {}
+            },
+        }
+    }
+}
+
+/// Stores what is waiting, syncs once, acknowledges all of it; until the connection ends or the store fails.
+fn store_batches(
+    master: &Master,
+    peer: &SensorPeer,
+    (sensor_name, group): (String, String),
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    sender: &LinkSender,
+) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut stored: HashMap<BootId, Vec<u64>> = HashMap::new();
+        let mut next = Some(first);
+        while let Some(bytes) = next {
+            let Ok(head) = head(&bytes).inspect_err(|error| tracing::warn!("sensor {}: {error}", peer.sensor.0)) else {
+                return;
+            };
+            if head.sensor != peer.sensor {
+                tracing::warn!("sensor {} sent a batch of sensor {}: refused", peer.sensor.0, head.sensor.0);
+                return;
+            }
+            let arrival = Arrival { time: wall(), sensor_name: sensor_name.clone(), group: group.clone() };
+            match master.store.ingest(&bytes, arrival) {
+                Ok(Ingested::New | Ingested::SeenBefore) => {}
+                Ok(Ingested::Fork) => {
+                    sender.try_send(ToSensor::Fork { boot: head.boot });
+                }
+                Err(error) => {
+                    tracing::error!("sensor {}: {error}", peer.sensor.0);
+                    return;
+                }
+            }
+            stored.entry(head.boot).or_default().push(head.sequence);
+            next = if stored.len() < 1_024 { queue.try_recv().ok() } else { None };
+        }
+        if let Err(error) = master.store.sync() {
+            tracing::error!("{error}");
+            return;
+        }
+        for (boot, sequences) in stored {
+            let message = ToSensor::Acknowledge(Held { boot, ranges: ranges_of(sequences) });
+            if !sender.blocking_send(message) {
+                return;
+            }
+        }
+    }
+}
+
+fn ranges_of(mut sequences: Vec<u64>) -> Vec<(u64, u64)> {
+    sequences.sort_unstable();
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for sequence in sequences {
+        match ranges.last_mut() {
+            Some((_, to)) if sequence <= *to + 1 => *to = sequence.max(*to),
+            _ => ranges.push((sequence, sequence)),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ranges_are_ascending_and_apart() {
+        assert_eq!(super::ranges_of(vec![5, 1, 2, 2, 3, 7, 6]), [(1, 3), (5, 7)]);
+    }
+}

@@ -1,0 +1,159 @@
+//! The command line of the master.
+
+use clap::{Args, Parser, Subcommand};
+use std::io::BufRead;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use thymus_master::admin::{Request, ask};
+use thymus_master::api::parse_duration;
+use thymus_master::book::AccessRole;
+use thymus_master::server::{Options, run};
+
+/// Enrols sensors, stores and searches what they send, knows devices, fetches packets back.
+#[derive(Parser)]
+#[command(name = "thymus-master", version, about)]
+struct CommandLine {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the master until SIGTERM; prints the URL, on the first run the link that makes the administrator.
+    Run {
+        /// Data folder; made if it is not there.
+        #[arg(long)]
+        data: PathBuf,
+        /// Where to listen, for sensors and browsers alike.
+        #[arg(long, default_value = "0.0.0.0:443")]
+        listen: SocketAddr,
+        /// HOST:PORT under which sensors and browsers reach it; may be given several times.
+        #[arg(long)]
+        advertise: Vec<String>,
+    },
+    /// Tokens that let sensors join.
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// People who may sign in.
+    #[command(subcommand)]
+    User(UserVerb),
+    /// Tokens for programs that use the API.
+    #[command(subcommand)]
+    ApiToken(ApiTokenVerb),
+}
+
+#[derive(Subcommand)]
+enum TokenVerb {
+    /// Make a token; it alone goes to stdout.
+    Create {
+        /// For OS-sensors.
+        #[arg(long)]
+        agent: bool,
+        /// How often it can be used: a number, or 'unlimited'.
+        #[arg(long, default_value = "1")]
+        uses: String,
+        /// How long it is good: 30s, 10m, 24h, 7d.
+        #[arg(long, default_value = "24h")]
+        expires: String,
+        /// The joiners' group.
+        #[arg(long, default_value = "default")]
+        group: String,
+        #[command(flatten)]
+        data: Data,
+    },
+}
+
+#[derive(Subcommand)]
+enum UserVerb {
+    /// Make a user, or give one a new password.
+    Create {
+        /// Name.
+        name: String,
+        /// What they may do.
+        #[arg(long)]
+        role: AccessRole,
+        /// A network that they see; may be given several times; none: all.
+        #[arg(long)]
+        network: Vec<String>,
+        /// Read the password from stdin (the default as well where stdin is no terminal).
+        #[arg(long)]
+        password_stdin: bool,
+        #[command(flatten)]
+        data: Data,
+    },
+}
+
+#[derive(Subcommand)]
+enum ApiTokenVerb {
+    /// Make an API token; it alone goes to stdout.
+    Create {
+        /// What it may do.
+        #[arg(long)]
+        role: AccessRole,
+        /// A network that it sees; may be given several times; none: all.
+        #[arg(long)]
+        network: Vec<String>,
+        #[command(flatten)]
+        data: Data,
+    },
+}
+
+#[derive(Args)]
+struct Data {
+    /// Data folder of the master.
+    #[arg(long)]
+    data: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let done = match CommandLine::parse().verb {
+        Verb::Run { data, listen, advertise } => serve(Options { data, listen, advertise }),
+        Verb::Token(TokenVerb::Create { agent, uses, expires, group, data }) => {
+            token(agent, &uses, &expires, group, &data)
+        }
+        Verb::User(UserVerb::Create { name, role, network, password_stdin: _, data }) => {
+            password().and_then(|password| ask(&data.data, Request::User { name, role, networks: network, password }))
+        }
+        Verb::ApiToken(ApiTokenVerb::Create { role, network, data }) => {
+            ask(&data.data, Request::ApiToken { role, networks: network })
+        }
+    };
+    match done {
+        Ok(text) => {
+            if !text.is_empty() {
+                println!("{text}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            eprintln!("thymus-master: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: Options) -> Result<String, String> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
+    runtime.block_on(run(options)).map(|()| String::new()).map_err(|error| error.to_string())
+}
+
+fn token(agent: bool, uses: &str, expires: &str, group: String, data: &Data) -> Result<String, String> {
+    let uses = match uses {
+        "unlimited" => None,
+        number => Some(
+            number.parse::<u32>().map_err(|_error| format!("--uses '{number}' is neither a number nor 'unlimited'"))?,
+        ),
+    };
+    ask(&data.data, Request::Token { uses, expires: parse_duration(expires)?, group, agent })
+}
+
+/// The password: a line of stdin.
+fn password() -> Result<String, String> {
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).map_err(|error| error.to_string())?;
+    let password = line.trim_end_matches(['\r', '\n']).to_owned();
+    if password.is_empty() { Err("no password on stdin: write it as one line".to_owned()) } else { Ok(password) }
+}

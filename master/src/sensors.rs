@@ -1,0 +1,189 @@
+//! Sensors connected now: their health, and the way to ask them for packets.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use thymus_link::LinkSender;
+use thymus_record::message::{Health, ToSensor};
+use thymus_record::query::{PcapQuery, QueryReport};
+use thymus_record::{SensorId, Time};
+use tokio::sync::mpsc;
+
+/// A part of an answer.
+#[derive(Debug)]
+pub enum AnswerPart {
+    /// A piece of a pcapng stream.
+    Piece(Vec<u8>),
+    /// It is complete.
+    End(QueryReport),
+    /// It cannot be given.
+    Failed(String),
+}
+
+/// A sensor's connection.
+struct Connected {
+    connection: u64,
+    sender: LinkSender,
+    since: Time,
+    address: String,
+    health: Option<Health>,
+    clone_seen: bool,
+}
+
+/// What the page shows of a connection.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// Since when.
+    pub since: Time,
+    /// Where it dialled from.
+    pub address: String,
+    /// Its last health.
+    pub health: Option<Health>,
+}
+
+#[derive(Default)]
+struct State {
+    connected: HashMap<SensorId, Connected>,
+    asked: HashMap<u64, (SensorId, mpsc::Sender<AnswerPart>)>,
+    last_health: HashMap<SensorId, Health>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub struct Sensors {
+    state: Mutex<State>,
+    next: AtomicU64,
+}
+
+impl Sensors {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A sensor connected; gives its connection's number. A second one with the same certificate replaces the first,
+    /// and is shown as a clone while both try.
+    pub fn connect(&self, sensor: SensorId, sender: LinkSender, address: String, now: Time) -> u64 {
+        let connection = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.state();
+        let clone_seen = state.connected.get(&sensor).is_some_and(|other| other.address != address);
+        let health = state.last_health.get(&sensor).cloned();
+        let new = Connected { connection, sender, since: now, address, health, clone_seen };
+        state.connected.insert(sensor, new);
+        connection
+    }
+
+    /// A connection ended: its open answers fail.
+    pub fn disconnect(&self, sensor: SensorId, connection: u64) {
+        let mut state = self.state();
+        if state.connected.get(&sensor).is_some_and(|each| each.connection == connection) {
+            state.connected.remove(&sensor);
+            let gone: Vec<u64> = state.asked.iter().filter(|(_, asked)| asked.0 == sensor).map(|(id, _)| *id).collect();
+            for id in gone {
+                if let Some((_, answers)) = state.asked.remove(&id) {
+                    let _ = answers.try_send(AnswerPart::Failed("the sensor went away".to_owned()));
+                }
+            }
+        }
+    }
+
+    /// A sensor told its health.
+    pub fn set_health(&self, sensor: SensorId, mut health: Health) {
+        let mut state = self.state();
+        if let Some(connected) = state.connected.get_mut(&sensor) {
+            if connected.clone_seen {
+                health.items.push(
+                    "two machines use this sensor's certificate (a cloned appliance?): join one of them anew"
+                        .to_owned(),
+                );
+            }
+            connected.health = Some(health.clone());
+        }
+        state.last_health.insert(sensor, health);
+    }
+
+    /// What is known of a sensor's connection.
+    pub fn live(&self, sensor: SensorId) -> Option<Live> {
+        let state = self.state();
+        state.connected.get(&sensor).map(|each| Live {
+            since: each.since,
+            address: each.address.clone(),
+            health: each.health.clone(),
+        })
+    }
+
+    /// The last health that a sensor told, connected or not.
+    pub fn last_health(&self, sensor: SensorId) -> Option<Health> {
+        self.state().last_health.get(&sensor).cloned()
+    }
+
+    /// Sensors connected now.
+    pub fn connected(&self) -> Vec<SensorId> {
+        let mut sensors: Vec<SensorId> = self.state().connected.keys().copied().collect();
+        sensors.sort_unstable();
+        sensors
+    }
+
+    /// Cuts a sensor off.
+    pub fn cut(&self, sensor: SensorId) {
+        self.state().connected.remove(&sensor);
+    }
+
+    /// Asks a sensor for packets; `None` if it is away.
+    pub fn ask(&self, sensor: SensorId, query: PcapQuery) -> Option<Question<'_>> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (answers, parts) = mpsc::channel(64);
+        let mut state = self.state();
+        let sender = state.connected.get(&sensor)?.sender.clone();
+        if !sender.try_send(ToSensor::Query { id, query }) {
+            return None;
+        }
+        state.asked.insert(id, (sensor, answers));
+        Some(Question { sensors: self, id, sender, parts })
+    }
+
+    /// A part of an answer came in; false if nobody waits for it. Waits while the asker is slow.
+    pub async fn answered(&self, sensor: SensorId, id: u64, part: AnswerPart) -> bool {
+        let answers = {
+            let mut state = self.state();
+            let ends = !matches!(part, AnswerPart::Piece(_));
+            match state.asked.get(&id) {
+                Some((asked, answers)) if *asked == sensor => {
+                    let answers = answers.clone();
+                    if ends {
+                        state.asked.remove(&id);
+                    }
+                    answers
+                }
+                _ => return false,
+            }
+        };
+        answers.send(part).await.is_ok()
+    }
+}
+
+/// A question under way; dropped, it is cancelled.
+pub struct Question<'a> {
+    sensors: &'a Sensors,
+    id: u64,
+    sender: LinkSender,
+    parts: mpsc::Receiver<AnswerPart>,
+}
+
+impl Question<'_> {
+    /// The next part; pieces give the sensor credit for more.
+    pub async fn next(&mut self) -> AnswerPart {
+        let part = self.parts.recv().await.unwrap_or_else(|| AnswerPart::Failed("the sensor went away".to_owned()));
+        if matches!(part, AnswerPart::Piece(_)) {
+            self.sender.try_send(ToSensor::Credit { id: self.id, pieces: 1 });
+        }
+        part
+    }
+}
+
+impl Drop for Question<'_> {
+    fn drop(&mut self) {
+        if self.sensors.state().asked.remove(&self.id).is_some() {
+            self.sender.try_send(ToSensor::Cancel { id: self.id });
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The pieces put together: workers with their stages, the forwarder, the ring, the spool and the uplink, and the
+//! ledger over all of them.
+
+use crate::answer::RingAnswer;
+use crate::clock::{Clock, SystemClock};
+use crate::counters::{PortAccount, PortCounts, PublishedCounts};
+use crate::duplicate::DuplicateWindow;
+use crate::forward::forwarder::ForwarderParts;
+use crate::forward::{Batcher, Forwarder, Outlet, RecordCounts};
+use crate::health::{Observation, Snapshot, Watcher};
+use crate::ring::{Ring, RingConfig};
+use crate::worker::{Gauges, Stage};
+use ringbuf::HeapRb;
+use ringbuf::traits::Split;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use thymus_dissect::flow::{FlowShard, NetworkTable, ShardConfig};
+use thymus_link::spool::SpoolLimits;
+use thymus_link::uplink::UplinkParts;
+use thymus_link::{Identity, Spool, Uplink};
+use thymus_record::ledger::Ledger;
+use thymus_record::message::Health;
+use thymus_record::{BootId, SensorId};
+
+/// Chunks on their way from a worker to the forwarder: at 1,000 rows each more than a minute of the largest tier.
+const CHUNKS: usize = 64;
+
+/// Where records go.
+pub enum Destination {
+    /// Nowhere: encoded, counted and dropped.
+    Standalone,
+    /// To the master that this state folder belongs to.
+    Master(PathBuf),
+}
+
+/// How a pipeline is made.
+pub struct PipelineConfig {
+    /// Names of the capture ports, by number.
+    pub ports: Vec<String>,
+    /// Workers.
+    pub workers: usize,
+    /// Flows open at once, over all workers.
+    pub flows_max: usize,
+    /// The hash secret.
+    pub secret: [u64; 2],
+    /// The run.
+    pub boot: BootId,
+    /// The ring's folder and size.
+    pub ring: Option<(PathBuf, u64)>,
+    /// Where records go.
+    pub destination: Destination,
+    /// Live ports shed where files wait, and have duplicates removed.
+    pub live: bool,
+    /// Remove duplicates.
+    pub duplicates: bool,
+}
+
+/// It cannot be put together; the text says why and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct PipelineError(pub String);
+
+fn words(error: impl std::fmt::Display) -> PipelineError {
+    PipelineError(error.to_string())
+}
+
+/// What all threads share.
+pub struct Shared {
+    clock: SystemClock,
+    ports: Vec<String>,
+    published: Vec<Vec<Arc<PublishedCounts>>>,
+    gauges: Vec<Arc<Gauges>>,
+    counts: Arc<RecordCounts>,
+    ring: Option<Arc<Ring>>,
+    spool: Option<Arc<Spool>>,
+    boot: Arc<AtomicU64>,
+    watcher: Mutex<(Watcher, Health)>,
+    findings: Mutex<Vec<String>>,
+}
+
+/// A pipeline whose stages wait for their workers.
+pub struct Pipeline {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// One stage a worker; taken by the threads that run them.
+    pub stages: Vec<Stage>,
+    forwarder: Forwarder,
+    uplink: Option<Uplink>,
+}
+
+impl Pipeline {
+    /// Puts a pipeline together and starts forwarder and uplink.
+    pub fn start(config: PipelineConfig) -> Result<Pipeline, PipelineError> {
+        let identity = match &config.destination {
+            Destination::Standalone => None,
+            Destination::Master(state) => Some((Identity::load(state).map_err(words)?, state.clone())),
+        };
+        let group = identity.as_ref().map_or_else(|| "default".to_owned(), |(identity, _)| identity.group.clone());
+        let ring = match &config.ring {
+            None => None,
+            Some((dir, bytes)) => {
+                let ring = RingConfig { dir: dir.clone(), bytes: *bytes, writers: config.workers, ports: ports_of(&config.ports, &group) };
+                Some(Arc::new(Ring::open(ring).map_err(words)?))
+            }
+        };
+        let spool = match &identity {
+            None => None,
+            Some((_, state)) => Some(Arc::new(Spool::open(&state.join("spool"), SpoolLimits::default()).map_err(words)?)),
+        };
+        let counts = Arc::new(RecordCounts::default());
+        let (mut stages, mut inboxes) = (Vec::new(), Vec::new());
+        for worker in 0..config.workers {
+            let (outbox, inbox) = HeapRb::new(CHUNKS).split();
+            inboxes.push(inbox);
+            let stage = stage_of(&config, worker, &group, outbox, ring.as_ref())?;
+            counts.watch(stage.batcher.counts());
+            stages.push(stage);
+        }
+        let boot = Arc::new(AtomicU64::new(config.boot.0));
+        let outlet = match &spool {
+            None => Outlet::Standalone,
+            Some(spool) => Outlet::Spool { spool: Arc::clone(spool), waits: !config.live },
+        };
+        let sensor = identity.as_ref().map_or(SensorId(0), |(identity, _)| identity.sensor);
+        let parts = ForwarderParts { sensor, boot: Arc::clone(&boot), inboxes, outlet, counts: Arc::clone(&counts) };
+        let forwarder = Forwarder::start(parts).map_err(words)?;
+        let shared = Arc::new(Shared {
+            clock: SystemClock::default(),
+            ports: config.ports.clone(),
+            published: stages.iter().map(Stage::published).collect(),
+            gauges: stages.iter().map(|stage| Arc::clone(&stage.gauges)).collect(),
+            counts,
+            ring,
+            spool: spool.clone(),
+            boot: Arc::clone(&boot),
+            watcher: Mutex::default(),
+            findings: Mutex::default(),
+        });
+        let uplink = match (identity, spool) {
+            (Some((identity, _)), Some(spool)) => {
+                let answer = Arc::new(RingAnswer { dir: config.ring.map(|ring| ring.0), sensor: host_name() });
+                let health = Arc::clone(&shared);
+                let parts = UplinkParts {
+                    identity,
+                    boot,
+                    software: format!("thymus-sensor {}", env!("CARGO_PKG_VERSION")),
+                    name: host_name(),
+                    spool,
+                    answer,
+                    health: Arc::new(move || health.health()),
+                };
+                Some(Uplink::start(parts).map_err(words)?)
+            }
+            _ => None,
+        };
+        Ok(Pipeline { shared, stages, forwarder, uplink })
+    }
+
+    /// What the sensor says of itself now.
+    pub fn snapshot(&self) -> Snapshot {
+        let link = self.uplink.as_ref().map(Uplink::state).unwrap_or_default();
+        Snapshot {
+            health: self.shared.last_health(),
+            connected: link.connected,
+            link: if self.uplink.is_some() { link.words } else { "standalone: no master".to_owned() },
+            taken: seconds(self.shared.clock.wall()),
+            pid: std::process::id(),
+        }
+    }
+
+    /// Ends the forwarder after its last chunk. The stages must have finished before.
+    pub fn finish_records(self) -> Finished {
+        self.forwarder.finish();
+        if let Some(ring) = &self.shared.ring {
+            ring.flush();
+        }
+        Finished { shared: self.shared, uplink: self.uplink }
+    }
+}
+
+/// A pipeline whose packets have all gone their way; its uplink still delivers and answers.
+pub struct Finished {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    uplink: Option<Uplink>,
+}
+
+impl Finished {
+    /// Waits until the master has everything, at most this long.
+    pub fn drain(&self, at_most: Duration) -> bool {
+        self.uplink.as_ref().is_none_or(|uplink| uplink.drain(at_most))
+    }
+
+    /// Ends the uplink.
+    pub fn stop(self) -> Arc<Shared> {
+        if let Some(uplink) = self.uplink {
+            uplink.stop();
+        }
+        self.shared
+    }
+}
+
+impl Shared {
+    /// The ledger of this run so far.
+    pub fn ledger(&self) -> Ledger {
+        let mut ledger = Ledger::default();
+        for counts in self.published.iter().flatten() {
+            counts.read().add_to(&mut ledger);
+        }
+        if let Some(ring) = &self.ring {
+            let ring = ring.counts();
+            ledger.ring_bytes = ring.ring_bytes;
+            ledger.index_bytes = ring.index_bytes;
+            // What the disk refused after it was appended is not in the ring after all.
+            for lost in [ring.lost] {
+                ledger.in_ring.packets -= lost.packets.min(ledger.in_ring.packets);
+                ledger.in_ring.bytes -= lost.bytes.min(ledger.in_ring.bytes);
+                ledger.stored.packets -= lost.packets.min(ledger.stored.packets);
+                ledger.stored.bytes -= lost.bytes.min(ledger.stored.bytes);
+                ledger.shed += lost;
+            }
+        }
+        let boot = BootId(self.boot.load(Ordering::Acquire));
+        ledger.records = self.counts.records(self.spool.as_ref().map(|spool| spool.acknowledged_of(boot)));
+        ledger.metadata_bytes = self.counts.metadata_bytes();
+        ledger
+    }
+
+    /// Sentences that a port or the ring found at the start.
+    pub fn find(&self, sentence: String) {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(sentence);
+    }
+
+    fn port_counts(&self) -> Vec<(String, PortCounts)> {
+        let mut ports: Vec<(String, PortCounts)> = self.ports.iter().map(|name| (name.clone(), PortCounts::default())).collect();
+        for worker in &self.published {
+            for ((_, sum), counts) in ports.iter_mut().zip(worker) {
+                *sum = sum.plus(&counts.read());
+            }
+        }
+        ports
+    }
+
+    /// Observes now; called every two seconds.
+    pub fn health(&self) -> Health {
+        let at = self.clock.monotonic();
+        let busy = self.gauges.iter().map(|gauges| gauges.busy_ns.load(Ordering::Relaxed)).sum();
+        let all = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX).saturating_mul(self.gauges.len() as u64);
+        let observation = Observation {
+            at,
+            ports: self.port_counts(),
+            ledger: self.ledger(),
+            busy: (busy, all),
+            flows_open: self.gauges.iter().map(|gauges| gauges.flows_open.load(Ordering::Relaxed)).sum(),
+            ring_oldest: self.ring.as_ref().and_then(|ring| ring.oldest()),
+            findings: self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let health = watcher.0.observe(observation);
+        watcher.1 = health.clone();
+        health
+    }
+
+    /// The health observed last.
+    pub fn last_health(&self) -> Health {
+        self.watcher.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+}
+
+fn ports_of(names: &[String], group: &str) -> Vec<(String, String)> {
+    names.iter().map(|name| (name.clone(), group.to_owned())).collect()
+}
+
+fn stage_of(
+    config: &PipelineConfig,
+    worker: usize,
+    group: &str,
+    outbox: ringbuf::HeapProd<crate::forward::Chunk>,
+    ring: Option<&Arc<Ring>>,
+) -> Result<Stage, PipelineError> {
+    let shard = u8::try_from(worker).map_err(|_error| PipelineError("at most 256 workers".to_owned()))?;
+    let groups: Vec<&str> = config.ports.iter().map(|_| group).collect();
+    let networks = NetworkTable::new(&groups);
+    let flows_max = config.flows_max.div_ceil(config.workers.max(1));
+    let shard_config = ShardConfig { shard, flows_max, secret: config.secret, ports: config.ports.len() };
+    let accounts = (0u16..).zip(&config.ports).map(|(port, name)| PortAccount::new(port, name, 0)).collect();
+    Ok(Stage {
+        shard: FlowShard::new(shard_config),
+        networks,
+        appender: ring.map(|ring| ring.appender(worker)).transpose().map_err(words)?,
+        batcher: Batcher::new(shard, outbox, !config.live),
+        accounts,
+        duplicates: (config.live && config.duplicates).then(DuplicateWindow::default),
+        waits: !config.live,
+        gauges: Arc::default(),
+    })
+}
+
+/// This host's name, for people.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "sensor".to_owned() } else { name.to_owned() }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown to people")]
+fn seconds(time: thymus_record::Time) -> f64 {
+    (time.0 / 1_000) as f64 / 1e6
+}
+
+/// Writes a ledger as one line of JSON, to a file or, for `-`, to stdout.
+pub fn write_ledger(ledger: &Ledger, to: &Path) -> std::io::Result<()> {
+    let line = serde_json::to_string(ledger)? + "\n";
+    if to == Path::new("-") {
+        use std::io::Write;
+        return std::io::stdout().write_all(line.as_bytes());
+    }
+    std::fs::write(to, line)
+}
