@@ -15,6 +15,11 @@ use tokio::time::timeout;
 
 /// A sensor that says nothing for this long is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// A sensor that is away is waited for this long.
+const RETURN_MAX: Duration = Duration::from_secs(4);
+const RETURN_STEP: Duration = Duration::from_millis(50);
+/// A closed connection's flow lives on for 5 s.
+const LINGER: u64 = 5_000_000_000;
 /// pcapng's block of packets.
 const ENHANCED_PACKET: u32 = 6;
 
@@ -34,9 +39,9 @@ pub enum NoPackets {
 /// The question for a flow's packets.
 pub fn query_of(flow: &FlowDetail, scope: &Scope) -> PcapQuery {
     PcapQuery {
-        // A capture file's times may settle by less than a second; the flow's own span decides the rest.
-        from: Some(flow.first - 1_000_000),
-        until: Some(flow.last + 1_000_000_000),
+        from: Some(flow.first),
+        // Packets that follow a close belong to the flow, but do not count for its duration.
+        until: Some(flow.last + LINGER),
         flow: Some(FlowMatch {
             network: flow.network.to_string(),
             a: flow.orig.0.to_string(),
@@ -44,6 +49,7 @@ pub fn query_of(flow: &FlowDetail, scope: &Scope) -> PcapQuery {
             b: flow.resp.0.to_string(),
             b_port: flow.resp.1,
             proto: flow.proto.0,
+            last: Some(flow.last),
         }),
         scope: scope_texts(scope),
         ..PcapQuery::default()
@@ -136,6 +142,12 @@ async fn first_part(mut parts: mpsc::Receiver<Part>) -> Result<Body, Miss> {
 
 /// Asks one sensor and passes its answer on. Nothing is passed before a packet block is in it.
 async fn relay(sensors: &Sensors, sensor: SensorId, query: PcapQuery, to: mpsc::Sender<Part>) {
+    // A sensor comes back by itself within seconds after a restart on either side.
+    let mut waited = Duration::ZERO;
+    while sensors.live(sensor).is_none() && waited < RETURN_MAX {
+        tokio::time::sleep(RETURN_STEP).await;
+        waited += RETURN_STEP;
+    }
     let Some(mut question) = sensors.ask(sensor, query) else {
         let _ = to.send(Part::Start(Start::Miss(Miss::Away))).await;
         return;

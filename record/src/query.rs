@@ -37,6 +37,8 @@ pub struct FlowMatch {
     pub b_port: u16,
     /// IP protocol number.
     pub proto: u8,
+    /// The flow's last packet: a SYN after it begins another flow with the same ends.
+    pub last: Option<Time>,
 }
 
 /// What a query found.

@@ -167,7 +167,8 @@ impl Config {
 
     /// Reads text.
     pub fn parse(text: &str) -> Result<Config, ConfigError> {
-        let config: Config = toml::from_str(text).map_err(|error| ConfigError(error.to_string().trim_end().to_owned()))?;
+        let config: Config =
+            toml::from_str(text).map_err(|error| ConfigError(error.to_string().trim_end().to_owned()))?;
         if config.capture.ports.is_empty() {
             return Err(ConfigError("[capture] ports is empty: name at least one port".to_owned()));
         }

@@ -69,6 +69,14 @@ impl PortCounts {
         }))
     }
 
+    /// The sum of two.
+    pub fn plus(&self, other: &PortCounts) -> PortCounts {
+        let (a, b) = (self.to_words(), other.to_words());
+        PortCounts::from_words(std::array::from_fn(|at| {
+            a.get(at).copied().unwrap_or_default().wrapping_add(b.get(at).copied().unwrap_or_default())
+        }))
+    }
+
     /// Adds these counts to a ledger.
     pub fn add_to(&self, ledger: &mut Ledger) {
         ledger.offered += self.received;

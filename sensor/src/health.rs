@@ -64,7 +64,8 @@ impl Watcher {
             ..Health::default()
         };
         self.last_packet.resize(now.ports.len(), now.at);
-        let span = self.before.as_ref().map_or(now.at, |before| now.at.saturating_sub(before.at)).as_secs_f64().max(0.001);
+        let span =
+            self.before.as_ref().map_or(now.at, |before| now.at.saturating_sub(before.at)).as_secs_f64().max(0.001);
         let (mut silent, mut mbps, mut pps) = (0, 0.0, 0.0);
         for (at, (name, counts)) in now.ports.iter().enumerate() {
             let before = self.before.as_ref().and_then(|before| before.ports.get(at)).map(|port| port.1);

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use thymus_sensor::read;
+use thymus_sensor::{join, query, read, replay};
 
 /// Captures packets, keeps them in a rolling capture, and sends metadata to a master.
 #[derive(Parser)]
@@ -14,13 +14,22 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Join a master with a token.
+    Join(join::JoinArgs),
+    /// Capture files through the whole pipeline.
+    Replay(replay::ReplayArgs),
     /// Read capture files: Zeek logs or JSON lines.
     Read(read::ReadArgs),
+    /// Packets of a ring as pcapng.
+    Query(query::QueryArgs),
 }
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
     match CommandLine::parse().verb {
+        Verb::Join(args) => join::run(&args),
+        Verb::Replay(args) => replay::run(&args),
         Verb::Read(args) => read::run(args),
+        Verb::Query(args) => query::run(&args),
     }
 }

@@ -18,3 +18,9 @@ pub fn map_file(path: &Path) -> io::Result<Mmap> {
     let _ = map.advise(Advice::Sequential);
     Ok(map)
 }
+
+/// Gives an open file its blocks up to this length.
+pub(crate) fn allocate(file: std::os::fd::RawFd, length: libc::off_t) -> io::Result<()> {
+    // SAFETY: the descriptor is borrowed from an open file for the call; no memory is handed over.
+    if unsafe { libc::fallocate(file, 0, 0, length) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

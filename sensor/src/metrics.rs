@@ -48,9 +48,13 @@ pub const METRICS: [Metric; 14] = [
     counter("thymus_sensor_records_sent_total", "Records that the master acknowledged.", |s| {
         float(s.health.ledger.records.sent)
     }),
-    gauge("thymus_sensor_records_spooled", "Records waiting for the master.", |s| float(s.health.ledger.records.spooled)),
+    gauge("thymus_sensor_records_spooled", "Records waiting for the master.", |s| {
+        float(s.health.ledger.records.spooled)
+    }),
     counter("thymus_sensor_records_shed_total", "Records given up.", |s| float(s.health.ledger.records.shed)),
-    counter("thymus_sensor_metadata_bytes_total", "Encoded batches before TLS.", |s| float(s.health.ledger.metadata_bytes)),
+    counter("thymus_sensor_metadata_bytes_total", "Encoded batches before TLS.", |s| {
+        float(s.health.ledger.metadata_bytes)
+    }),
     counter("thymus_sensor_cut_bytes_total", "Frame bytes that truncation took.", |s| float(s.health.ledger.cut_bytes)),
     counter("thymus_sensor_ring_bytes_total", "Bytes written to the ring.", |s| float(s.health.ledger.ring_bytes)),
     counter("thymus_sensor_index_bytes_total", "Bytes written to the ring's index.", |s| {
@@ -81,11 +85,8 @@ pub fn text(snapshot: &Snapshot) -> String {
         let _ = writeln!(out, "# HELP thymus_sensor_{unit}_total The packet ledger: {unit} by fate.");
         let _ = writeln!(out, "# TYPE thymus_sensor_{unit}_total counter");
         for (fate, count) in FATES {
-            let _ = writeln!(
-                out,
-                "thymus_sensor_{unit}_total{{fate=\"{fate}\"}} {}",
-                pick(count(&snapshot.health.ledger))
-            );
+            let _ =
+                writeln!(out, "thymus_sensor_{unit}_total{{fate=\"{fate}\"}} {}", pick(count(&snapshot.health.ledger)));
         }
     }
     for Metric { name, kind, help, value } in &METRICS {

@@ -101,13 +101,20 @@ impl Pipeline {
         let ring = match &config.ring {
             None => None,
             Some((dir, bytes)) => {
-                let ring = RingConfig { dir: dir.clone(), bytes: *bytes, writers: config.workers, ports: ports_of(&config.ports, &group) };
+                let ring = RingConfig {
+                    dir: dir.clone(),
+                    bytes: *bytes,
+                    writers: config.workers,
+                    ports: ports_of(&config.ports, &group),
+                };
                 Some(Arc::new(Ring::open(ring).map_err(words)?))
             }
         };
         let spool = match &identity {
             None => None,
-            Some((_, state)) => Some(Arc::new(Spool::open(&state.join("spool"), SpoolLimits::default()).map_err(words)?)),
+            Some((_, state)) => {
+                Some(Arc::new(Spool::open(&state.join("spool"), SpoolLimits::default()).map_err(words)?))
+            }
         };
         let counts = Arc::new(RecordCounts::default());
         let (mut stages, mut inboxes) = (Vec::new(), Vec::new());
@@ -234,7 +241,8 @@ impl Shared {
     }
 
     fn port_counts(&self) -> Vec<(String, PortCounts)> {
-        let mut ports: Vec<(String, PortCounts)> = self.ports.iter().map(|name| (name.clone(), PortCounts::default())).collect();
+        let mut ports: Vec<(String, PortCounts)> =
+            self.ports.iter().map(|name| (name.clone(), PortCounts::default())).collect();
         for worker in &self.published {
             for ((_, sum), counts) in ports.iter_mut().zip(worker) {
                 *sum = sum.plus(&counts.read());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use thymus_dissect::Frame;
+use thymus_dissect::decode::decode;
 use thymus_dissect::flow::{FlowShard, FlowTag, NetworkTable};
 use thymus_record::{RecordSink, Time};
 
@@ -63,7 +64,7 @@ impl Stage {
             }
         }
         let frames = kept.get(..count).unwrap_or_default();
-        let mut tags = [FlowTag::NONE; BURST_MAX];
+        let mut tags = [FlowTag::default(); BURST_MAX];
         let tags = tags.get_mut(..count).unwrap_or_default();
         self.shard.observe_burst(frames, &mut self.networks, &mut self.batcher, tags);
         for (frame, tag) in frames.iter().zip(tags.iter()) {
@@ -85,7 +86,7 @@ impl Stage {
         }
         account.total.received.add(wire);
         self.batcher.earn(wire);
-        let duplicate = self.duplicates.as_mut().is_some_and(|window| window.is_duplicate(frame));
+        let duplicate = self.duplicates.as_mut().is_some_and(|window| window.is_duplicate(&decode(frame), frame.time));
         if duplicate {
             account.total.duplicate.add(wire);
         }
@@ -96,9 +97,6 @@ impl Stage {
     fn store(&mut self, frame: &Frame<'_>, tag: FlowTag) {
         let Some(account) = self.accounts.get_mut(usize::from(frame.port)) else { return };
         let (total, wire) = (&mut account.total, u64::from(frame.wire_len));
-        if tag.is_none() {
-            total.no_flow.add(wire);
-        }
         let Some(appender) = &mut self.appender else {
             total.not_kept.add(wire);
             return;
@@ -116,8 +114,11 @@ impl Stage {
         }
     }
 
-    fn publish(&self, now: Time) {
-        self.accounts.iter().for_each(PortAccount::publish);
+    fn publish(&mut self, now: Time) {
+        for account in &mut self.accounts {
+            account.total.no_flow = self.shard.no_flow(account.port);
+            account.publish();
+        }
         self.gauges.flows_open.store(self.shard.flows_open(), Ordering::Relaxed);
         self.gauges.packet_time.store(now.0, Ordering::Relaxed);
     }
@@ -137,6 +138,7 @@ impl Stage {
     pub fn finish(&mut self) {
         self.shard.finish(&mut self.batcher);
         for account in &mut self.accounts {
+            account.total.no_flow = self.shard.no_flow(account.port);
             if let Some(row) = account.close() {
                 self.batcher.emit(row.into());
             }

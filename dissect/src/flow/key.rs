@@ -73,6 +73,18 @@ impl FlowKey {
         Some((key, if in_order { Side::A } else { Side::B }))
     }
 
+    /// The key of a conversation by its ends as a flow row names them: originator's first.
+    pub fn of_ends(orig: (Address, u16), resp: (Address, u16), proto: Proto) -> FlowKey {
+        let kind = u8::try_from(orig.1).unwrap_or_default();
+        let one_way = match proto {
+            Proto::ICMP => counterpart(false, kind).is_none(),
+            Proto::ICMP6 => counterpart(true, kind).is_none(),
+            _ => false,
+        };
+        let ((a, a_port), (b, b_port)) = if one_way || orig <= resp { (orig, resp) } else { (resp, orig) };
+        FlowKey { network: 0, a, b, a_port, b_port, proto }
+    }
+
     /// A keyed hash. `secret` keeps an attacker from choosing flows that collide.
     #[inline]
     pub fn hash(&self, secret: [u64; 2]) -> u64 {

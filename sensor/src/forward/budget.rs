@@ -74,7 +74,8 @@ impl Budget {
 
 /// What a row is expected to take in a full batch.
 fn price(record: &Record) -> i64 {
-    let texts = |texts: &[&Option<String>]| texts.iter().filter_map(|text| text.as_ref()).map(String::len).sum::<usize>();
+    let texts =
+        |texts: &[&Option<String>]| texts.iter().filter_map(|text| text.as_ref()).map(String::len).sum::<usize>();
     let length = match record {
         Record::Flow(_) => 24,
         Record::Dns(row) => 16 + texts(&[&row.query]) / 2 + row.answers.iter().map(String::len).sum::<usize>() / 2,

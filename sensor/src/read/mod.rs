@@ -45,6 +45,12 @@ enum Out {
     Jsonl,
 }
 
+/// What a port that reads files is called.
+pub fn port_name(files: &[PathBuf]) -> String {
+    let name = files.first().and_then(|file| file.file_name()).map(|name| name.to_string_lossy().into_owned());
+    format!("file:{}", name.unwrap_or_default())
+}
+
 /// Where records of a file go.
 trait Writer {
     fn write(&mut self, record: &Record, networks: &NetworkTable) -> io::Result<()>;

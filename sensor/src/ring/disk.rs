@@ -1,0 +1,154 @@
+//! The ring's files: preallocated and formatted once, then written in place, never truncated or removed.
+
+use super::layout::{SLOT_BYTES, empty};
+use super::map::Map;
+use super::superblock::{INDEX_BYTES, Superblock};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// Files of a ring.
+pub(crate) struct Disk {
+    slots: Vec<File>,
+    direct: Vec<Option<File>>,
+    index: Vec<File>,
+    file_slots: u64,
+    count: u64,
+}
+
+fn path(dir: &Path, name: &str, number: u64) -> PathBuf {
+    dir.join(if name == "ring" { format!("ring-{number:04}.pcapng") } else { format!("index-{number:04}") })
+}
+
+/// Gives a file its blocks, so that no later write can find the disk full.
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    let length = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
+    match crate::memory::allocate(file.as_raw_fd(), length) {
+        // Some file systems cannot: then the length alone is set, and a full disk shows at the write.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => file.set_len(bytes),
+        other => other,
+    }
+}
+
+impl Disk {
+    /// Opens the files, making and formatting what is missing.
+    pub(crate) fn open(dir: &Path, superblock: &Superblock) -> Result<Disk, String> {
+        let Superblock { slots: count, file_slots, ring, .. } = *superblock;
+        let mut disk = Disk { slots: Vec::new(), direct: Vec::new(), index: Vec::new(), file_slots, count };
+        for number in 0..count.div_ceil(file_slots) {
+            let slots = (count - number * file_slots).min(file_slots);
+            let (ring_path, index_path) = (path(dir, "ring", number), path(dir, "index", number));
+            let said = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
+            let file = make(&ring_path, slots * SLOT_BYTES as u64, SLOT_BYTES as u64, ring)
+                .map_err(|error| said(&ring_path, error))?;
+            let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&ring_path).ok();
+            let index =
+                make(&index_path, slots * INDEX_BYTES as u64, 0, ring).map_err(|error| said(&index_path, error))?;
+            disk.slots.push(file);
+            disk.direct.push(direct);
+            disk.index.push(index);
+        }
+        Ok(disk)
+    }
+
+    /// Opens the files to be read.
+    pub(crate) fn open_read(dir: &Path, superblock: &Superblock) -> io::Result<Disk> {
+        let Superblock { slots: count, file_slots, .. } = *superblock;
+        let mut disk = Disk { slots: Vec::new(), direct: Vec::new(), index: Vec::new(), file_slots, count };
+        for number in 0..count.div_ceil(file_slots) {
+            disk.slots.push(File::open(path(dir, "ring", number))?);
+            disk.index.push(File::open(path(dir, "index", number))?);
+        }
+        Ok(disk)
+    }
+
+    /// Slots in all files.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn place(&self, slot: u64) -> (usize, u64) {
+        (usize::try_from(slot / self.file_slots).unwrap_or(usize::MAX), slot % self.file_slots)
+    }
+
+    /// Writes a whole slot, past the page cache where the file system allows it.
+    pub(crate) fn write_slot(&self, slot: u64, bytes: &[u8]) -> io::Result<()> {
+        let (file, at) = self.place(slot);
+        let offset = at * SLOT_BYTES as u64;
+        if let Some(Some(direct)) = self.direct.get(file) {
+            match direct.write_all_at(bytes, offset) {
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                other => return other,
+            }
+        }
+        self.file(file)?.write_all_at(bytes, offset)
+    }
+
+    /// Writes a part of a slot.
+    pub(crate) fn write_part(&self, slot: u64, from: u64, bytes: &[u8]) -> io::Result<()> {
+        let (file, at) = self.place(slot);
+        self.file(file)?.write_all_at(bytes, at * SLOT_BYTES as u64 + from)
+    }
+
+    /// Reads a part of a slot.
+    pub(crate) fn read_part(&self, slot: u64, from: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let (file, at) = self.place(slot);
+        self.file(file)?.read_exact_at(bytes, at * SLOT_BYTES as u64 + from)
+    }
+
+    /// Writes a slot's index.
+    pub(crate) fn write_index(&self, slot: u64, bytes: &[u8]) -> io::Result<()> {
+        let (file, at) = self.place(slot);
+        let file = self.index.get(file).ok_or(io::ErrorKind::NotFound)?;
+        file.write_all_at(bytes, at * INDEX_BYTES as u64)
+    }
+
+    /// Reads the beginning of a slot's index.
+    pub(crate) fn read_index(&self, slot: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let (file, at) = self.place(slot);
+        let file = self.index.get(file).ok_or(io::ErrorKind::NotFound)?;
+        file.read_exact_at(bytes, at * INDEX_BYTES as u64)
+    }
+
+    fn file(&self, number: usize) -> io::Result<&File> {
+        self.slots.get(number).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Opens a file of this length; the new part of it is allocated and, for slots, formatted as empty sections.
+fn make(path: &Path, bytes: u64, slot_bytes: u64, ring: u64) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let old = file.metadata()?.len();
+    if old >= bytes {
+        return Ok(file);
+    }
+    allocate(&file, bytes)?;
+    if slot_bytes > 0 {
+        let (head, tail) = empty(ring);
+        for slot in old / slot_bytes..bytes / slot_bytes {
+            file.write_all_at(&head, slot * slot_bytes)?;
+            file.write_all_at(&tail, (slot + 1) * slot_bytes - tail.len() as u64)?;
+        }
+    }
+    Ok(file)
+}
+
+/// Makes a fresh staging file and maps it.
+pub(crate) fn staging(path: &Path, count: usize) -> Result<Map, String> {
+    let said = |error: io::Error| {
+        format!(
+            "staging in {}: {error}; make room there (a segment takes 4 MiB, and {count} are needed)",
+            path.display()
+        )
+    };
+    let _ = std::fs::remove_file(path);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path).map_err(said)?;
+    let bytes = (count * SLOT_BYTES) as u64;
+    if let Err(error) = allocate(&file, bytes) {
+        let _ = std::fs::remove_file(path);
+        return Err(said(error));
+    }
+    Map::new(&file, count).map_err(said)
+}
