@@ -74,6 +74,17 @@ pub struct UplinkState {
     pub ends: Option<(SocketAddr, SocketAddr)>,
 }
 
+/// Tells an uplink's state.
+#[derive(Clone)]
+pub struct UplinkHandle(Arc<Mutex<UplinkState>>);
+
+impl UplinkHandle {
+    /// What the uplink says of itself.
+    pub fn state(&self) -> UplinkState {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// The running uplink.
 pub struct Uplink {
     thread: Option<JoinHandle<()>>,
@@ -91,6 +102,11 @@ impl Uplink {
         let run = move || runtime.block_on(keep_connected(Arc::new(parts), &told, &shown));
         let thread = std::thread::Builder::new().name("uplink".to_owned()).spawn(run)?;
         Ok(Uplink { thread: Some(thread), stop, state, spool })
+    }
+
+    /// A handle that tells its state to other threads.
+    pub fn handle(&self) -> UplinkHandle {
+        UplinkHandle(Arc::clone(&self.state))
     }
 
     /// What it says of itself.

@@ -167,6 +167,8 @@ pub struct PortAccount {
     pub network: u32,
     /// Totals so far. The packet path adds here.
     pub total: PortCounts,
+    /// Given up before a worker had it, so far.
+    pub late: Count,
     told: PortCounts,
     minute: Option<Time>,
     ordinal: u32,
@@ -181,6 +183,7 @@ impl PortAccount {
             name: name.to_owned(),
             network,
             total: PortCounts::default(),
+            late: Count::default(),
             told: PortCounts::default(),
             minute: None,
             ordinal: 0,

@@ -4,12 +4,14 @@
 //! parcels come back the same way, so nothing is allocated after the start.
 
 use crate::source::{BURST_MAX, Burst, PacketSource, Received, SourceCounters, SourceError};
+use crate::worker::LoopBody;
 use ringbuf::traits::{Consumer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use thymus_dissect::decode::{Content, decode};
 use thymus_dissect::{Frame, LinkType};
+use thymus_record::ledger::Count;
 use thymus_record::{Address, Time};
 
 /// Bytes of frames in a parcel; a larger frame gets a parcel of its own size once, which then stays as large.
@@ -90,10 +92,14 @@ impl Hand {
     }
 }
 
+/// What the receiving core counts, for the worker that keeps its account: frames given up, and the sources' counters.
+pub type DealNotes = Mutex<Vec<(Count, SourceCounters)>>;
+
 /// The receiving core's ends of all workers.
 pub struct Dealer {
     hands: Vec<Hand>,
     ended: Arc<AtomicBool>,
+    notes: Arc<DealNotes>,
 }
 
 /// A worker's end: a source of the frames dealt to it.
@@ -117,14 +123,14 @@ pub fn deal_to(workers: usize) -> (Dealer, Vec<DealtSource>) {
         hands.push(Hand { filling: None, full: full_in, empty: empty_out });
         sources.push(DealtSource { full: full_out, empty: empty_in, ended: Arc::clone(&ended), now: Time(0) });
     }
-    (Dealer { hands, ended }, sources)
+    (Dealer { hands, ended, notes: Arc::default() }, sources)
 }
 
 impl Dealer {
     /// Deals a burst. `late` is told of every frame that its worker has no room for.
     pub fn deal(&mut self, burst: Burst<'_>, mut late: impl FnMut(&Frame<'_>)) {
         for frame in burst.frames {
-            let worker = (pair_hash(frame) % self.hands.len().max(1) as u64) as usize;
+            let worker = usize::try_from(pair_hash(frame) % self.hands.len().max(1) as u64).unwrap_or_default();
             if !self.hands.get_mut(worker).is_some_and(|hand| hand.add(frame)) {
                 late(frame);
             }
@@ -132,6 +138,38 @@ impl Dealer {
         for hand in &mut self.hands {
             hand.send(burst.now);
         }
+    }
+}
+
+impl Dealer {
+    /// Where its counts are read.
+    pub fn notes(&self) -> Arc<DealNotes> {
+        Arc::clone(&self.notes)
+    }
+
+    fn note(&self, port: u16, change: impl FnOnce(&mut (Count, SourceCounters))) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = usize::from(port);
+        if notes.len() <= at {
+            notes.resize(at + 1, Default::default());
+        }
+        if let Some(entry) = notes.get_mut(at) {
+            change(entry);
+        }
+    }
+}
+
+impl LoopBody for Dealer {
+    fn burst(&mut self, burst: Burst<'_>) {
+        let mut late: Vec<(u16, u32)> = Vec::new();
+        self.deal(burst, |frame| late.push((frame.port, frame.wire_len)));
+        for (port, wire_len) in late {
+            self.note(port, |entry| entry.0.add(u64::from(wire_len)));
+        }
+    }
+
+    fn settle(&mut self, port: u16, counters: &SourceCounters) {
+        self.note(port, |entry| entry.1 = *counters);
     }
 }
 
@@ -144,8 +182,9 @@ impl Drop for Dealer {
 /// A hash of the innermost address pair, the same in both directions; of nothing for frames without addresses.
 fn pair_hash(frame: &Frame<'_>) -> u64 {
     let mix = |Address(bytes): Address| {
-        let number = u128::from_ne_bytes(bytes);
-        let folded = (number ^ (number >> 64)) as u64;
+        let (high, low) = bytes.split_at(8);
+        let half = |half: &[u8]| half.first_chunk::<8>().copied().map_or(0, u64::from_ne_bytes);
+        let folded = half(high) ^ half(low);
         folded.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
     };
     match decode(frame).content {

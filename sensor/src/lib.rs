@@ -33,6 +33,8 @@ pub mod pipeline;
 pub mod query;
 /// `read`: capture files to Zeek logs or JSON lines.
 pub mod read;
+/// `run`: live ports until SIGTERM.
+pub mod run;
 /// `replay`: capture files through the pipeline.
 pub mod replay;
 /// `join`: an identity from a token.

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use thymus_sensor::{join, query, read, replay};
+use thymus_sensor::{join, query, read, replay, run};
 
 /// Captures packets, keeps them in a rolling capture, and sends metadata to a master.
 #[derive(Parser)]
@@ -16,6 +16,8 @@ struct CommandLine {
 enum Verb {
     /// Join a master with a token.
     Join(join::JoinArgs),
+    /// Capture, record, forward, until SIGTERM.
+    Run(run::RunArgs),
     /// Capture files through the whole pipeline.
     Replay(replay::ReplayArgs),
     /// Read capture files: Zeek logs or JSON lines.
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
     match CommandLine::parse().verb {
         Verb::Join(args) => join::run(&args),
+        Verb::Run(args) => run::run(&args),
         Verb::Replay(args) => replay::run(&args),
         Verb::Read(args) => read::run(args),
         Verb::Query(args) => query::run(&args),

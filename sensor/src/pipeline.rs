@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thymus_dissect::flow::{FlowShard, NetworkTable, ShardConfig};
 use thymus_link::spool::SpoolLimits;
-use thymus_link::uplink::UplinkParts;
+use thymus_link::uplink::{UplinkHandle, UplinkParts, UplinkState};
 use thymus_link::{Identity, Spool, Uplink};
 use thymus_record::ledger::Ledger;
 use thymus_record::message::Health;
@@ -78,6 +78,7 @@ pub struct Shared {
     boot: Arc<AtomicU64>,
     watcher: Mutex<(Watcher, Health)>,
     findings: Mutex<Vec<String>>,
+    link: Mutex<Option<UplinkHandle>>,
 }
 
 /// A pipeline whose stages wait for their workers.
@@ -144,6 +145,7 @@ impl Pipeline {
             boot: Arc::clone(&boot),
             watcher: Mutex::default(),
             findings: Mutex::default(),
+            link: Mutex::default(),
         });
         let uplink = match (identity, spool) {
             (Some((identity, _)), Some(spool)) => {
@@ -158,23 +160,13 @@ impl Pipeline {
                     answer,
                     health: Arc::new(move || health.health()),
                 };
-                Some(Uplink::start(parts).map_err(words)?)
+                let uplink = Uplink::start(parts).map_err(words)?;
+                *shared.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(uplink.handle());
+                Some(uplink)
             }
             _ => None,
         };
         Ok(Pipeline { shared, stages, forwarder, uplink })
-    }
-
-    /// What the sensor says of itself now.
-    pub fn snapshot(&self) -> Snapshot {
-        let link = self.uplink.as_ref().map(Uplink::state).unwrap_or_default();
-        Snapshot {
-            health: self.shared.last_health(),
-            connected: link.connected,
-            link: if self.uplink.is_some() { link.words } else { "standalone: no master".to_owned() },
-            taken: seconds(self.shared.clock.wall()),
-            pid: std::process::id(),
-        }
     }
 
     /// Ends the forwarder after its last chunk. The stages must have finished before.
@@ -221,13 +213,11 @@ impl Shared {
             ledger.ring_bytes = ring.ring_bytes;
             ledger.index_bytes = ring.index_bytes;
             // What the disk refused after it was appended is not in the ring after all.
-            for lost in [ring.lost] {
-                ledger.in_ring.packets -= lost.packets.min(ledger.in_ring.packets);
-                ledger.in_ring.bytes -= lost.bytes.min(ledger.in_ring.bytes);
-                ledger.stored.packets -= lost.packets.min(ledger.stored.packets);
-                ledger.stored.bytes -= lost.bytes.min(ledger.stored.bytes);
-                ledger.shed += lost;
+            for count in [&mut ledger.in_ring, &mut ledger.stored] {
+                count.packets -= ring.lost.packets.min(count.packets);
+                count.bytes -= ring.lost.bytes.min(count.bytes);
             }
+            ledger.shed += ring.lost;
         }
         let boot = BootId(self.boot.load(Ordering::Acquire));
         ledger.records = self.counts.records(self.spool.as_ref().map(|spool| spool.acknowledged_of(boot)));
@@ -269,6 +259,20 @@ impl Shared {
         let health = watcher.0.observe(observation);
         watcher.1 = health.clone();
         health
+    }
+
+    /// What the sensor says of itself now.
+    pub fn snapshot(&self) -> Snapshot {
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(UplinkHandle::state);
+        let standalone = UplinkState { words: "standalone: no master".to_owned(), ..UplinkState::default() };
+        let link = link.unwrap_or(standalone);
+        Snapshot {
+            health: self.last_health(),
+            connected: link.connected,
+            link: link.words,
+            taken: seconds(self.clock.wall()),
+            pid: std::process::id(),
+        }
     }
 
     /// The health observed last.

@@ -1,6 +1,7 @@
 //! One poll loop: a burst from the source goes through duplicates, the flow shard and into the ring, and every frame is
 //! counted by its fate. Nothing here allocates, locks, sleeps (unless idle) or asks the system for anything.
 
+use crate::clock::Clock;
 use crate::counters::{PortAccount, PublishedCounts};
 use crate::duplicate::DuplicateWindow;
 use crate::forward::Batcher;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use thymus_dissect::Frame;
 use thymus_dissect::decode::decode;
 use thymus_dissect::flow::{FlowShard, FlowTag, NetworkTable};
+use thymus_record::ledger::Count;
 use thymus_record::{RecordSink, Time};
 
 /// An idle loop sleeps this long: a burst of 20 µs at 400 Mbit/s waits in the descriptors meanwhile, and 5,000
@@ -56,11 +58,10 @@ impl Stage {
         let mut kept = [Frame::default(); BURST_MAX];
         let mut count = 0;
         for frame in burst.frames {
-            if self.account(frame) {
-                if let Some(place) = kept.get_mut(count) {
-                    *place = *frame;
-                    count += 1;
-                }
+            let stays = self.account(frame);
+            if let Some(place) = kept.get_mut(count).filter(|_| stays) {
+                *place = *frame;
+                count += 1;
             }
         }
         let frames = kept.get(..count).unwrap_or_default();
@@ -123,15 +124,13 @@ impl Stage {
         self.gauges.packet_time.store(now.0, Ordering::Relaxed);
     }
 
-    /// What the source dropped before us, put on the port's account.
-    pub fn settle(&mut self, port: u16, counters: &SourceCounters) {
-        if let Some(account) = self.accounts.get_mut(usize::from(port)) {
-            account.total.missed = counters.missed;
-            let error = counters.error;
-            account.total.received.packets += error.packets - account.total.error.packets;
-            account.total.received.bytes += error.bytes - account.total.error.bytes;
-            account.total.error = error;
-        }
+    /// What was given up before a worker had it: received, and shed. The count is of the whole run.
+    pub fn settle_late(&mut self, port: u16, late: Count) {
+        let Some(account) = self.accounts.get_mut(usize::from(port)) else { return };
+        let known = std::mem::replace(&mut account.late, late);
+        let fresh = Count { packets: late.packets - known.packets, bytes: late.bytes - known.bytes };
+        account.total.received += fresh;
+        account.total.shed += fresh;
     }
 
     /// Ends all flows, closes the accounts and hands over the last records.
@@ -157,6 +156,29 @@ impl Stage {
     }
 }
 
+impl LoopBody for Stage {
+    fn burst(&mut self, burst: Burst<'_>) {
+        Stage::burst(self, burst);
+    }
+
+    fn settle(&mut self, port: u16, counters: &SourceCounters) {
+        let Some(account) = self.accounts.get_mut(usize::from(port)) else { return };
+        account.total.missed = counters.missed;
+        let known = std::mem::replace(&mut account.total.error, counters.error);
+        account.total.received.packets += counters.error.packets - known.packets;
+        account.total.received.bytes += counters.error.bytes - known.bytes;
+        account.publish();
+    }
+}
+
+/// What a poll loop does with bursts: takes them to their end, or deals them.
+pub trait LoopBody {
+    /// A burst of one port.
+    fn burst(&mut self, burst: Burst<'_>);
+    /// What a port's source counted so far.
+    fn settle(&mut self, port: u16, counters: &SourceCounters);
+}
+
 /// A port as its poll loop sees it.
 pub struct LoopPort<S> {
     /// Its number.
@@ -165,47 +187,45 @@ pub struct LoopPort<S> {
     pub source: S,
 }
 
-/// Why a loop ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// It was told to stop, or its sources came to their end.
-    Done,
-    /// A source broke.
-    Broken(SourceError),
-}
+/// Loops between two looks at the sources' own counters.
+const SETTLE_EVERY: u32 = 4_096;
 
-/// Polls the ports until told to stop or they end. `busy` measures the time of a burst with packets.
+/// Polls the ports until told to stop, they end, or one breaks; the time of bursts with packets is measured.
 pub fn poll<S: PacketSource>(
     ports: &mut [LoopPort<S>],
+    body: &mut impl LoopBody,
     stop: &AtomicBool,
-    monotonic: &dyn Fn() -> Duration,
+    clock: &dyn Clock,
     gauges: &Gauges,
-    mut each: impl FnMut(u16, Burst<'_>),
-) -> Ended {
+) -> Result<(), SourceError> {
     let backoff = Backoff::new();
-    let mut busy = Duration::ZERO;
-    while !stop.load(Ordering::Relaxed) {
-        let (mut frames, mut ended) = (0, 0);
-        let before = monotonic();
-        for LoopPort { port, source } in ports.iter_mut() {
-            match source.receive_burst(|burst| each(*port, burst)) {
-                Ok(Received::Frames(count)) => frames += count,
-                Ok(Received::End) => ended += 1,
-                Err(error) => return Ended::Broken(error),
+    let (mut busy, mut turns) = (Duration::ZERO, 0u32);
+    let mut ended = 0;
+    while !stop.load(Ordering::Relaxed) && ended < ports.len() {
+        let mut frames = 0;
+        ended = 0;
+        let before = clock.monotonic();
+        for LoopPort { source, .. } in ports.iter_mut() {
+            match source.receive_burst(|burst| body.burst(burst))? {
+                Received::Frames(count) => frames += count,
+                Received::End => ended += 1,
             }
         }
-        if ended == ports.len() {
-            return Ended::Done;
+        turns = turns.wrapping_add(1);
+        let idle = frames == 0 && backoff.is_completed();
+        if idle || turns.is_multiple_of(SETTLE_EVERY) {
+            ports.iter_mut().for_each(|LoopPort { port, source }| body.settle(*port, &source.counters()));
         }
         if frames > 0 {
             backoff.reset();
-            busy += monotonic().saturating_sub(before);
+            busy += clock.monotonic().saturating_sub(before);
             gauges.busy_ns.store(u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        } else if backoff.is_completed() {
+        } else if idle {
             std::thread::sleep(NAP);
         } else {
             backoff.snooze();
         }
     }
-    Ended::Done
+    ports.iter_mut().for_each(|LoopPort { port, source }| body.settle(*port, &source.counters()));
+    Ok(())
 }

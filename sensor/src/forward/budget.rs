@@ -12,8 +12,10 @@ use thymus_record::{Address, Field, Record, Time, Value};
 
 /// One byte of metadata per so many bytes of traffic.
 const SHARE: u64 = 100;
-/// What may be spent before any traffic has paid for it, and saved up at most: small captures keep all their rows.
-const SAVINGS_MAX: i64 = 1 << 20;
+/// What may be spent before any traffic has paid for it: small captures keep all their rows.
+const ADVANCE: i64 = 1 << 20;
+/// What is saved up at most: the rows of a table full of flows that end together.
+const SAVINGS_MAX: i64 = 64 << 20;
 /// Patterns kept open; a full table closes them all.
 const PATTERNS_MAX: usize = 4_096;
 /// Responders named in a rollup.
@@ -43,7 +45,7 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget { tokens: SAVINGS_MAX, remainder: 0 }
+        Budget { tokens: ADVANCE, remainder: 0 }
     }
 }
 
@@ -64,8 +66,8 @@ impl Budget {
     /// How much detail there is money for.
     pub fn detail(&self) -> Detail {
         match self.tokens {
-            tokens if tokens > SAVINGS_MAX / 4 => Detail::All,
-            tokens if tokens > SAVINGS_MAX / 8 => Detail::Answered,
+            tokens if tokens > ADVANCE / 4 => Detail::All,
+            tokens if tokens > ADVANCE / 8 => Detail::Answered,
             tokens if tokens > 0 => Detail::Large,
             _ => Detail::Flows,
         }

@@ -38,7 +38,7 @@ impl Disk {
         let Superblock { slots: count, file_slots, ring, .. } = *superblock;
         let mut disk = Disk { slots: Vec::new(), direct: Vec::new(), index: Vec::new(), file_slots, count };
         for number in 0..count.div_ceil(file_slots) {
-            let slots = (count - number * file_slots).min(file_slots);
+            let slots = file_slots.min(count - number * file_slots);
             let (ring_path, index_path) = (path(dir, "ring", number), path(dir, "index", number));
             let said = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
             let file = make(&ring_path, slots * SLOT_BYTES as u64, SLOT_BYTES as u64, ring)

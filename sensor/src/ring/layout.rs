@@ -38,7 +38,7 @@ const ENTERPRISE: u32 = 32_473;
 const MAGIC: u64 = u64::from_le_bytes(*b"THYMSEG1");
 
 /// Offsets of fields that are published while a segment is open.
-pub(super) const SEGMENT_AT: usize = 72;
+const SEGMENT_AT: usize = 72;
 pub(super) const STATE_AT: usize = 120;
 pub(super) const END_AT: usize = 124;
 const HEAD_AT: usize = 44;
@@ -50,7 +50,7 @@ pub(super) const PACKET_OVERHEAD: usize = 32;
 
 /// What a slot is in.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) enum State {
+pub(crate) enum State {
     /// Nothing in it.
     #[default]
     Free,
@@ -76,7 +76,7 @@ impl State {
 
 /// The head of a slot.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) struct Head {
+pub(crate) struct Head {
     pub(super) ring: u64,
     pub(super) segment: u64,
     pub(super) order: u64,

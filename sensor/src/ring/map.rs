@@ -3,19 +3,20 @@
 //! A segment has one owner at a time: the appender that holds its [`Staged`], then the writer thread. Only the owner
 //! writes. Bytes below the published end are written once and stay until the segment is freed, so the writer thread
 //! may read them while the appender goes on behind them.
+#![expect(clippy::needless_pass_by_ref_mut, reason = "who writes or lends a segment does so exclusively")]
 #![expect(unsafe_code, reason = "packets are copied straight into mapped memory, without a slice over racing bytes")]
 
-use super::layout::{END_AT, PACKET_OVERHEAD, RECORDS_AT, SEGMENT_AT, SLOT_BYTES, STATE_AT, State};
+use super::layout::{END_AT, PACKET_OVERHEAD, RECORDS_AT, SLOT_BYTES, STATE_AT, State};
 use memmap2::MmapRaw;
 use std::fs::File;
 use std::io;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// The mapped staging file.
 #[derive(Debug)]
-pub(super) struct Map {
+pub(crate) struct Map {
     raw: MmapRaw,
     count: usize,
 }
@@ -63,12 +64,6 @@ impl Map {
         usize::try_from(self.word(number, END_AT).load(Ordering::Acquire)).unwrap_or(0).min(SLOT_BYTES)
     }
 
-    /// Which segment it holds.
-    pub(super) fn segment(&self, number: usize) -> u64 {
-        // SAFETY: in bounds and aligned, as `word`.
-        unsafe { AtomicU64::from_ptr(self.base(number).add(SEGMENT_AT).cast()) }.load(Ordering::Acquire)
-    }
-
     /// The bytes of a segment from `from` to the published end; empty if that is before `from`.
     pub(super) fn published(&self, number: usize, from: usize) -> &[u8] {
         let from = from.max(RECORDS_AT);
@@ -81,7 +76,7 @@ impl Map {
 
 /// A segment in hand: the right to write it.
 #[derive(Debug)]
-pub(super) struct Staged {
+pub(crate) struct Staged {
     map: Arc<Map>,
     number: usize,
     base: *mut u8,

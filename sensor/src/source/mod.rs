@@ -3,9 +3,14 @@
 
 /// Traffic made from a seed.
 pub mod generate;
+/// A Linux interface, by AF_PACKET.
+pub mod af_packet;
 /// Capture files.
 pub mod replay;
 
+use crate::clock::Clock;
+use crate::config::Port;
+use std::sync::Arc;
 use thymus_dissect::Frame;
 use thymus_record::Time;
 use thymus_record::ledger::Count;
@@ -57,3 +62,38 @@ pub trait PacketSource {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SourceError(pub String);
+
+/// A live port of either kind.
+pub enum AnySource {
+    /// By AF_PACKET.
+    AfPacket(Box<af_packet::AfPacketPort>),
+}
+
+impl AnySource {
+    /// Opens a port as configured.
+    pub fn open(port: &Port, number: u16, clock: &Arc<dyn Clock>) -> Result<AnySource, SourceError> {
+        match port {
+            Port::AfPacket(interface) => {
+                let port = af_packet::AfPacketPort::open(interface, number, Arc::clone(clock))?;
+                Ok(AnySource::AfPacket(Box::new(port)))
+            }
+            Port::Dpdk(device) => Err(SourceError(format!(
+                "dpdk:{device}: this build has no DPDK; name the interface as \"af_packet:NAME\" instead"
+            ))),
+        }
+    }
+}
+
+impl PacketSource for AnySource {
+    fn receive_burst(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError> {
+        match self {
+            AnySource::AfPacket(port) => port.receive_burst(each),
+        }
+    }
+
+    fn counters(&mut self) -> SourceCounters {
+        match self {
+            AnySource::AfPacket(port) => port.counters(),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! `thymus-sensor run`: capture, record, forward, until SIGTERM. The first configured core receives; where there are
+//! several, it deals to the others.
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, Port};
+use crate::deal::{DealNotes, Dealer, DealtSource, deal_to};
+use crate::metrics;
+use crate::pipeline::{Destination, Pipeline, PipelineConfig, Shared, write_ledger};
+use crate::source::{AnySource, Burst, SourceCounters};
+use crate::worker::{Gauges, LoopBody, LoopPort, Stage, poll};
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Between two observations of the sensor's health, and two status files.
+const OBSERVE_EVERY: Duration = Duration::from_secs(2);
+/// How long the master is waited for after the last packet; what it has not taken then stays in the spool.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Captures packets until SIGTERM.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The configuration file.
+    #[arg(long)]
+    config: PathBuf,
+    /// The state folder that 'join' made.
+    #[arg(long, default_value = crate::DEFAULT_STATE, conflicts_with = "standalone")]
+    state: PathBuf,
+    /// Without a master: records are made, encoded, counted and dropped.
+    #[arg(long)]
+    standalone: bool,
+    /// Write the closing ledger as a line of JSON to this file, '-' for stdout.
+    #[arg(long)]
+    ledger: Option<PathBuf>,
+}
+
+/// Runs the verb.
+pub fn run(args: &RunArgs) -> ExitCode {
+    match capture(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => crate::failed("run", &why),
+    }
+}
+
+type Ports = Vec<LoopPort<AnySource>>;
+
+fn capture(args: &RunArgs) -> Result<(), String> {
+    let stop = crate::stop_signal()?;
+    let config = Config::load(&args.config).map_err(|error| error.to_string())?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let cores = cores_of(&config)?;
+    let ports = open_ports(&config.capture.ports, &clock)?;
+    let destination = if args.standalone { Destination::Standalone } else { Destination::Master(args.state.clone()) };
+    let workers = cores.len().saturating_sub(1).max(1);
+    let mut pipeline = Pipeline::start(PipelineConfig {
+        ports: config.capture.ports.iter().map(Port::to_string).collect(),
+        workers,
+        flows_max: config.flows.max,
+        secret: [crate::random_boot()?.0, crate::random_boot()?.0],
+        boot: crate::random_boot()?,
+        ring: config.ring.as_ref().map(|ring| (ring.path.clone(), ring.bytes.0)),
+        destination,
+        live: true,
+        duplicates: config.capture.duplicates,
+    })
+    .map_err(|error| error.to_string())?;
+    let (report, ended) = mpsc::channel();
+    let stages = std::mem::take(&mut pipeline.stages);
+    let threads = start_threads(ports, stages, &cores, &stop, &clock, &report)?;
+    tracing::info!(
+        "capturing from {}",
+        config.capture.ports.iter().map(Port::to_string).collect::<Vec<_>>().join(", ")
+    );
+    if let Some(listen) = config.metrics.listen {
+        serve_metrics(listen, &pipeline.shared);
+    }
+    let mut broken = None;
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok(why) = ended.recv_timeout(OBSERVE_EVERY) {
+            broken = Some(why);
+            stop.store(true, Ordering::Relaxed);
+        }
+        pipeline.shared.health();
+        if !args.standalone {
+            write_status(&args.state, &pipeline.shared);
+        }
+    }
+    for thread in threads {
+        let _ = thread.join();
+    }
+    let finished = pipeline.finish_records();
+    finished.shared.health();
+    finished.drain(DRAIN_MAX);
+    let shared = finished.stop();
+    if let Some(path) = &args.ledger {
+        write_ledger(&shared.ledger(), path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    broken.map_or(Ok(()), Err)
+}
+
+/// The cores to use: those configured, else all but the first.
+fn cores_of(config: &Config) -> Result<Vec<usize>, String> {
+    let there: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    let cores = match &config.capture.cores {
+        Some(cores) => cores.clone(),
+        None if there.len() > 1 => there.iter().skip(1).copied().collect(),
+        None => there.clone(),
+    };
+    match cores.iter().find(|core| !there.is_empty() && !there.contains(core)) {
+        Some(core) => Err(format!("[capture] cores names core {core}, and this machine lets us use {there:?}")),
+        None => Ok(cores),
+    }
+}
+
+fn open_ports(ports: &[Port], clock: &Arc<dyn Clock>) -> Result<Ports, String> {
+    let mut open = Vec::new();
+    for (number, port) in (0u16..).zip(ports) {
+        let source = AnySource::open(port, number, clock).map_err(|error| error.to_string())?;
+        open.push(LoopPort { port: number, source });
+    }
+    Ok(open)
+}
+
+/// One core does all, or the first receives and deals to the others.
+fn start_threads(
+    ports: Ports,
+    mut stages: Vec<Stage>,
+    cores: &[usize],
+    stop: &Arc<AtomicBool>,
+    clock: &Arc<dyn Clock>,
+    report: &mpsc::Sender<String>,
+) -> Result<Vec<JoinHandle<()>>, String> {
+    let mut threads = Vec::new();
+    if let ([core], 1) = (cores, stages.len()) {
+        let Some(stage) = stages.pop() else { return Ok(threads) };
+        let (core, stop, clock, report) = (*core, Arc::clone(stop), Arc::clone(clock), report.clone());
+        threads.push(spawn("poll-0", core, move || poll_all(ports, stage, &stop, clock.as_ref(), &report))?);
+        return Ok(threads);
+    }
+    let (dealer, sources) = deal_to(stages.len());
+    let workers = cores.get(1..).unwrap_or_default();
+    for (number, (stage, source)) in stages.into_iter().zip(sources).enumerate() {
+        let core = workers.get(number).or(cores.first()).copied().unwrap_or_default();
+        let (clock, notes) = (Arc::clone(clock), (number == 0).then(|| dealer.notes()));
+        threads.push(spawn(&format!("worker-{number}"), core, move || {
+            work(source, stage, notes.as_deref(), clock.as_ref())
+        })?);
+    }
+    let core = cores.first().copied().unwrap_or_default();
+    let (stop, clock, report) = (Arc::clone(stop), Arc::clone(clock), report.clone());
+    threads.push(spawn("receive", core, move || receive(ports, dealer, &stop, clock.as_ref(), &report))?);
+    Ok(threads)
+}
+
+fn spawn(name: &str, core: usize, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, String> {
+    let pinned = move || {
+        core_affinity::set_for_current(core_affinity::CoreId { id: core });
+        run();
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(pinned).map_err(|error| format!("no thread: {error}"))
+}
+
+/// One core: poll the ports and take every burst to its end.
+fn poll_all(mut ports: Ports, mut stage: Stage, stop: &AtomicBool, clock: &dyn Clock, report: &mpsc::Sender<String>) {
+    let gauges = Arc::clone(&stage.gauges);
+    let ended = poll(&mut ports, &mut stage, stop, clock, &gauges);
+    stage.finish();
+    if let Err(error) = ended {
+        let _ = report.send(error.to_string());
+    }
+}
+
+/// The receiving core: deal to the workers, and note what they have no room for.
+fn receive(mut ports: Ports, mut dealer: Dealer, stop: &AtomicBool, clock: &dyn Clock, report: &mpsc::Sender<String>) {
+    if let Err(error) = poll(&mut ports, &mut dealer, stop, clock, &Gauges::default()) {
+        let _ = report.send(error.to_string());
+    }
+}
+
+/// A worker: what was dealt to it, to its end. The first one keeps the receiving core's account.
+fn work(source: DealtSource, mut stage: Stage, notes: Option<&DealNotes>, clock: &dyn Clock) {
+    let gauges = Arc::clone(&stage.gauges);
+    let never = AtomicBool::new(false);
+    let mut body = Worker { stage: &mut stage, notes };
+    // A dealt source cannot break: it ends when the receiving core does.
+    let _ = poll(&mut [LoopPort { port: 0, source }], &mut body, &never, clock, &gauges);
+    stage.finish();
+}
+
+struct Worker<'a> {
+    stage: &'a mut Stage,
+    notes: Option<&'a DealNotes>,
+}
+
+impl LoopBody for Worker<'_> {
+    fn burst(&mut self, burst: Burst<'_>) {
+        self.stage.burst(burst);
+    }
+
+    fn settle(&mut self, _: u16, _: &SourceCounters) {
+        let Some(notes) = self.notes else { return };
+        let notes = notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (port, (late, counters)) in (0u16..).zip(notes) {
+            self.stage.settle_late(port, late);
+            self.stage.settle(port, &counters);
+        }
+    }
+}
+
+fn serve_metrics(listen: std::net::SocketAddr, shared: &Arc<Shared>) {
+    let shown = Arc::clone(shared);
+    match metrics::serve(listen, Arc::new(move || shown.snapshot())) {
+        Ok(address) => tracing::info!("metrics at http://{address}/metrics"),
+        Err(error) => tracing::warn!("no metrics: {listen}: {error}; choose another [metrics] listen"),
+    }
+}
+
+/// What 'status' reads: the newest state, whole or not at all.
+fn write_status(state: &Path, shared: &Shared) {
+    let part = state.join("status.part");
+    let text = serde_json::to_vec(&shared.snapshot()).unwrap_or_default();
+    if std::fs::write(&part, text).is_ok() {
+        let _ = std::fs::rename(part, state.join("status.json"));
+    }
+}
