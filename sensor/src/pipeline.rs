@@ -141,30 +141,15 @@ impl Pipeline {
             gauges: stages.iter().map(|stage| Arc::clone(&stage.gauges)).collect(),
             counts,
             ring,
-            spool: spool.clone(),
+            spool,
             boot: Arc::clone(&boot),
             watcher: Mutex::default(),
             findings: Mutex::default(),
             link: Mutex::default(),
         });
-        let uplink = match (identity, spool) {
-            (Some((identity, _)), Some(spool)) => {
-                let answer = Arc::new(RingAnswer { dir: config.ring.map(|ring| ring.0), sensor: host_name() });
-                let health = Arc::clone(&shared);
-                let parts = UplinkParts {
-                    identity,
-                    boot,
-                    software: format!("thymus-sensor {}", env!("CARGO_PKG_VERSION")),
-                    name: host_name(),
-                    spool,
-                    answer,
-                    health: Arc::new(move || health.health()),
-                };
-                let uplink = Uplink::start(parts).map_err(words)?;
-                *shared.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(uplink.handle());
-                Some(uplink)
-            }
-            _ => None,
+        let uplink = match identity {
+            Some((identity, _)) => Some(start_uplink(identity, &shared, config.ring.map(|ring| ring.0))?),
+            None => None,
         };
         Ok(Pipeline { shared, stages, forwarder, uplink })
     }
@@ -279,6 +264,24 @@ impl Shared {
     pub fn last_health(&self) -> Health {
         self.watcher.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
+}
+
+/// Starts the uplink of a sensor that has an identity, and so a spool.
+fn start_uplink(identity: Identity, shared: &Arc<Shared>, ring: Option<PathBuf>) -> Result<Uplink, PipelineError> {
+    let spool = shared.spool.clone().ok_or_else(|| PipelineError("no spool".to_owned()))?;
+    let health = Arc::clone(shared);
+    let parts = UplinkParts {
+        identity,
+        boot: Arc::clone(&shared.boot),
+        software: format!("thymus-sensor {}", env!("CARGO_PKG_VERSION")),
+        name: host_name(),
+        spool,
+        answer: Arc::new(RingAnswer { dir: ring, sensor: host_name() }),
+        health: Arc::new(move || health.health()),
+    };
+    let uplink = Uplink::start(parts).map_err(words)?;
+    *shared.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(uplink.handle());
+    Ok(uplink)
 }
 
 fn ports_of(names: &[String], group: &str) -> Vec<(String, String)> {

@@ -70,7 +70,8 @@ impl Disk {
     }
 
     fn place(&self, slot: u64) -> (usize, u64) {
-        (usize::try_from(slot / self.file_slots).unwrap_or(usize::MAX), slot % self.file_slots)
+        let (file, at) = (slot / self.file_slots, slot % self.file_slots);
+        (usize::try_from(file).unwrap_or(usize::MAX), at)
     }
 
     /// Writes a whole slot, past the page cache where the file system allows it.
@@ -125,12 +126,11 @@ fn make(path: &Path, bytes: u64, slot_bytes: u64, ring: u64) -> io::Result<File>
         return Ok(file);
     }
     allocate(&file, bytes)?;
-    if slot_bytes > 0 {
-        let (head, tail) = empty(ring);
-        for slot in old / slot_bytes..bytes / slot_bytes {
-            file.write_all_at(&head, slot * slot_bytes)?;
-            file.write_all_at(&tail, (slot + 1) * slot_bytes - tail.len() as u64)?;
-        }
+    let Some(first) = old.checked_div(slot_bytes) else { return Ok(file) };
+    let (head, tail) = empty(ring);
+    for start in (first * slot_bytes..bytes).step_by(SLOT_BYTES) {
+        file.write_all_at(&head, start)?;
+        file.write_all_at(&tail, start + slot_bytes - tail.len() as u64)?;
     }
     Ok(file)
 }

@@ -4,6 +4,7 @@
 //! are left out, uncounted. A VLAN tag that the kernel took off is put back. What the kernel drops for want of room is
 //! counted as missed.
 #![expect(unsafe_code, reason = "packet sockets and their mapped ring are the kernel's memory")]
+#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "constants of the kernel's C types")]
 
 use super::{BURST_MAX, Burst, PacketSource, Received, SourceCounters, SourceError};
 use crate::clock::Clock;
@@ -204,21 +205,21 @@ struct Seen {
     tag: Option<[u8; 4]>,
 }
 
-impl PacketSource for AfPacketPort {
-    fn receive_burst(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError> {
-        self.take_block();
-        let Some((mut left, mut offset)) = self.at else {
-            self.polls = self.polls.wrapping_add(1);
-            if self.polls.is_multiple_of(1_024) {
-                if let Some(error) = self.socket_error() {
-                    return Err(failed(&self.interface, "the interface went down or away", &error));
-                }
-            }
-            self.last = self.last.max(self.clock.wall());
-            each(Burst { frames: &[], now: self.last });
-            return Ok(Received::Frames(0));
-        };
-        let mut seen: [Option<Seen>; BURST_MAX] = [None; BURST_MAX];
+impl AfPacketPort {
+    /// Nothing is there: lends an empty burst, and looks now and then whether the interface still is.
+    fn idle(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError> {
+        self.polls = self.polls.wrapping_add(1);
+        let gone = if self.polls.is_multiple_of(1_024) { self.socket_error() } else { None };
+        if let Some(error) = gone {
+            return Err(failed(&self.interface, "the interface went down or away", &error));
+        }
+        self.last = self.last.max(self.clock.wall());
+        each(Burst { frames: &[], now: self.last });
+        Ok(Received::Frames(0))
+    }
+
+    /// The next frames of the block at hand; gives what is left of it, where the next one is, and how many were seen.
+    fn look(&mut self, mut left: u32, mut offset: usize, seen: &mut [Option<Seen>; BURST_MAX]) -> (u32, usize, usize) {
         let mut count = 0;
         while left > 0 && count < BURST_MAX {
             // SAFETY: the kernel wrote this head within the block, which is ours; it is 8-aligned.
@@ -228,29 +229,30 @@ impl PacketSource for AfPacketPort {
                 (&*head, &*self.block_start().add(offset + aligned).cast::<libc::sockaddr_ll>())
             };
             left -= 1;
-            let next = offset + head.tp_next_offset as usize;
             if address.sll_pkttype != libc::PACKET_OUTGOING {
                 let time = Time::from_parts(u64::from(head.tp_sec), u64::from(head.tp_nsec));
                 self.last = self.last.max(time);
-                let with_tag = head.tp_status & libc::TP_STATUS_VLAN_VALID != 0;
+                let tag = (head.tp_status & libc::TP_STATUS_VLAN_VALID != 0).then(|| tag_of(head));
                 // SAFETY: `tp_mac` and `tp_snaplen` are the kernel's, within the block.
                 let start = unsafe { self.block_start().add(offset + head.tp_mac as usize) };
-                let tag = with_tag.then(|| tag_of(head));
-                let place = seen.get_mut(count);
-                if let Some(place) = place {
-                    let extra = if with_tag { VLAN_BYTES as u32 } else { 0 };
-                    *place = Some(Seen {
-                        start,
-                        len: head.tp_snaplen as usize,
-                        wire_len: head.tp_len + extra,
-                        time: self.last,
-                        tag,
-                    });
+                let wire_len = head.tp_len + tag.map_or(0, |_| VLAN_BYTES as u32);
+                if let Some(place) = seen.get_mut(count) {
+                    *place = Some(Seen { start, len: head.tp_snaplen as usize, wire_len, time: self.last, tag });
                     count += 1;
                 }
             }
-            offset = next;
+            offset += head.tp_next_offset as usize;
         }
+        (left, offset, count)
+    }
+}
+
+impl PacketSource for AfPacketPort {
+    fn receive_burst(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError> {
+        self.take_block();
+        let Some((left, offset)) = self.at else { return self.idle(each) };
+        let mut seen: [Option<Seen>; BURST_MAX] = [None; BURST_MAX];
+        let (left, offset, count) = self.look(left, offset, &mut seen);
         self.scratch.clear();
         let mut frames = [Frame::default(); BURST_MAX];
         // Tagged frames are put together first, so that what is lent does not move.
