@@ -1,6 +1,8 @@
 //! Stream → record: one folder a protocol. An extractor sees the bytes of one flow in order, each direction apart, in
 //! memory that it bounds itself, and emits records. `Analyzer` is the closed set of them, so that calls are static.
 
+pub mod dns;
+
 use thymus_record::column::Proto;
 use thymus_record::{Address, RecordSink, Time};
 
@@ -66,43 +68,54 @@ pub trait Extractor {
 }
 
 /// The reader of one flow, of the protocol that its first bytes show.
-pub enum Analyzer {}
+pub enum Analyzer {
+    /// See [`dns::Dns`].
+    Dns(dns::Dns),
+}
 
 impl Analyzer {
     /// A reader for a flow whose first bytes of one direction are these, if they are of a protocol that is read.
-    pub fn probe(_flow: &FlowContext, _direction: Direction, _first: &[u8]) -> Option<Analyzer> {
-        None
+    pub fn probe(flow: &FlowContext, _direction: Direction, first: &[u8]) -> Option<Analyzer> {
+        dns::Dns::probe(flow, first).map(Analyzer::Dns)
     }
 
     /// See [`Extractor::on_bytes`].
     pub fn on_bytes(
         &mut self,
-        _flow: &FlowContext,
-        _direction: Direction,
-        _bytes: &[u8],
-        _sink: &mut dyn RecordSink,
+        flow: &FlowContext,
+        direction: Direction,
+        bytes: &[u8],
+        sink: &mut dyn RecordSink,
     ) -> Verdict {
-        match *self {}
+        match self {
+            Analyzer::Dns(dns) => dns.on_bytes(flow, direction, bytes, sink),
+        }
     }
 
     /// See [`Extractor::on_gap`].
     pub fn on_gap(
         &mut self,
-        _flow: &FlowContext,
-        _direction: Direction,
-        _missing: u64,
-        _sink: &mut dyn RecordSink,
+        flow: &FlowContext,
+        direction: Direction,
+        missing: u64,
+        sink: &mut dyn RecordSink,
     ) -> Verdict {
-        match *self {}
+        match self {
+            Analyzer::Dns(dns) => dns.on_gap(flow, direction, missing, sink),
+        }
     }
 
     /// See [`Extractor::on_close`].
-    pub fn on_close(&mut self, _flow: &FlowContext, _sink: &mut dyn RecordSink) {
-        match *self {}
+    pub fn on_close(&mut self, flow: &FlowContext, sink: &mut dyn RecordSink) {
+        match self {
+            Analyzer::Dns(dns) => dns.on_close(flow, sink),
+        }
     }
 
     /// See [`Extractor::service`].
     pub fn service(&self) -> Option<&'static str> {
-        match *self {}
+        match self {
+            Analyzer::Dns(dns) => dns.service(),
+        }
     }
 }
