@@ -155,7 +155,8 @@ impl RingReader {
         Head::decode_staged(&bytes).ok().filter(|head| head.ring == self.superblock.ring && head.state != State::Free)
     }
 
-    /// Segments by place; one that is in staging and complete on disk counts once.
+    /// Segments by place. One that is in both is read from staging, since its slot may just be being written; when it
+    /// leaves staging its slot is whole.
     fn candidates(&self) -> Vec<Candidate> {
         let staged = self
             .staging
@@ -168,10 +169,9 @@ impl RingReader {
         let in_staging: HashSet<u64> = staged.iter().map(|each| each.head.segment).collect();
         let mut all: Vec<Candidate> = (0..self.disk.count())
             .filter_map(|slot| Some(Candidate { head: self.slot_head(slot)?, place: Place::Slot(slot) }))
-            .filter(|each| each.head.state == State::Sealed || !in_staging.contains(&each.head.segment))
+            .filter(|each| !in_staging.contains(&each.head.segment))
             .collect();
-        let sealed: HashSet<u64> = all.iter().map(|each| each.head.segment).collect();
-        all.extend(staged.into_iter().filter(|each| !sealed.contains(&each.head.segment)));
+        all.extend(staged);
         all
     }
 
