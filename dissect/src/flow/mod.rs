@@ -13,12 +13,14 @@ mod wheel;
 mod table;
 mod ports;
 mod history;
+mod tcp_end;
 mod tcp;
 mod stream;
 mod fragment;
 mod host;
 mod weird;
 mod entry;
+mod transport;
 mod shard;
 
 pub use key::{FlowKey, Side};
