@@ -2,6 +2,14 @@
 //! memory that it bounds itself, and emits records. `Analyzer` is the closed set of them, so that calls are static.
 
 pub mod dns;
+/// HTTP/1.
+pub mod http;
+/// TLS handshakes and certificates.
+pub mod tls;
+/// Services known by their first bytes alone.
+pub mod banner;
+/// Text from the wire.
+mod text;
 
 use thymus_record::column::Proto;
 use thymus_record::{Address, RecordSink, Time};
@@ -71,12 +79,22 @@ pub trait Extractor {
 pub enum Analyzer {
     /// See [`dns::Dns`].
     Dns(dns::Dns),
+    /// See [`http::Http`].
+    Http(Box<http::Http>),
+    /// See [`tls::Tls`].
+    Tls(Box<tls::Tls>),
+    /// See [`banner::Banner`].
+    Banner(banner::Banner),
 }
 
 impl Analyzer {
     /// A reader for a flow whose first bytes of one direction are these, if they are of a protocol that is read.
-    pub fn probe(flow: &FlowContext, _direction: Direction, first: &[u8]) -> Option<Analyzer> {
-        dns::Dns::probe(flow, first).map(Analyzer::Dns)
+    pub fn probe(flow: &FlowContext, direction: Direction, first: &[u8]) -> Option<Analyzer> {
+        dns::Dns::probe(flow, first)
+            .map(Analyzer::Dns)
+            .or_else(|| tls::Tls::probe(direction, first).map(|tls| Analyzer::Tls(Box::new(tls))))
+            .or_else(|| http::Http::probe(flow, direction, first).map(|http| Analyzer::Http(Box::new(http))))
+            .or_else(|| banner::Banner::probe(flow, direction, first).map(Analyzer::Banner))
     }
 
     /// See [`Extractor::on_bytes`].
@@ -89,6 +107,9 @@ impl Analyzer {
     ) -> Verdict {
         match self {
             Analyzer::Dns(dns) => dns.on_bytes(flow, direction, bytes, sink),
+            Analyzer::Http(http) => http.on_bytes(flow, direction, bytes, sink),
+            Analyzer::Tls(tls) => tls.on_bytes(flow, direction, bytes, sink),
+            Analyzer::Banner(banner) => banner.on_bytes(flow, direction, bytes, sink),
         }
     }
 
@@ -102,6 +123,9 @@ impl Analyzer {
     ) -> Verdict {
         match self {
             Analyzer::Dns(dns) => dns.on_gap(flow, direction, missing, sink),
+            Analyzer::Http(http) => http.on_gap(flow, direction, missing, sink),
+            Analyzer::Tls(tls) => tls.on_gap(flow, direction, missing, sink),
+            Analyzer::Banner(banner) => banner.on_gap(flow, direction, missing, sink),
         }
     }
 
@@ -109,6 +133,9 @@ impl Analyzer {
     pub fn on_close(&mut self, flow: &FlowContext, sink: &mut dyn RecordSink) {
         match self {
             Analyzer::Dns(dns) => dns.on_close(flow, sink),
+            Analyzer::Http(http) => http.on_close(flow, sink),
+            Analyzer::Tls(tls) => tls.on_close(flow, sink),
+            Analyzer::Banner(banner) => banner.on_close(flow, sink),
         }
     }
 
@@ -116,6 +143,9 @@ impl Analyzer {
     pub fn service(&self) -> Option<&'static str> {
         match self {
             Analyzer::Dns(dns) => dns.service(),
+            Analyzer::Http(http) => http.service(),
+            Analyzer::Tls(tls) => tls.service(),
+            Analyzer::Banner(banner) => banner.service(),
         }
     }
 }
