@@ -17,6 +17,8 @@ pub mod duplicate;
 pub mod deal;
 /// One poll loop.
 pub mod worker;
+/// Certificates told so far.
+pub mod certificates;
 /// Records on their way out.
 pub mod forward;
 /// Packet queries answered.

@@ -2,6 +2,7 @@
 //! a single-producer ring. A worker of a live port never waits: a full ring sheds the chunk and counts its rows.
 
 use super::budget::{Budget, Detail, Rollups};
+use crate::certificates::Certificates;
 use ringbuf::HeapProd;
 use ringbuf::traits::Producer;
 use std::collections::HashMap;
@@ -39,6 +40,7 @@ pub struct Batcher {
     opened: Option<Time>,
     budget: Budget,
     rollups: Rollups,
+    certificates: Certificates,
     outbox: HeapProd<Chunk>,
     waits: bool,
     counts: Arc<BatcherCounts>,
@@ -46,6 +48,9 @@ pub struct Batcher {
 
 impl RecordSink for Batcher {
     fn emit(&mut self, record: Record) {
+        if self.certificates.is_known(&record) {
+            return;
+        }
         let detail = self.budget.detail();
         match record {
             Record::Flow(flow) if Rollups::takes(detail, &flow) => self.rollups.add(&flow),
@@ -67,6 +72,7 @@ impl Batcher {
             opened: None,
             budget: Budget::default(),
             rollups: Rollups::new(shard),
+            certificates: Certificates::default(),
             outbox,
             waits,
             counts: Arc::default(),

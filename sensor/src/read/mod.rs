@@ -2,6 +2,7 @@
 
 mod zeek;
 
+use crate::certificates::Certificates;
 use crate::clock::SystemClock;
 use crate::source::replay::{Pace, ReplaySource};
 use crate::source::{BURST_MAX, PacketSource, Received};
@@ -87,6 +88,7 @@ fn read(source: &mut ReplaySource, flows_max: usize, writer: &mut dyn Writer) ->
     let mut shard = FlowShard::new(ShardConfig { shard: 0, flows_max, secret: FILE_SECRET, ports: 1 });
     let mut networks = NetworkTable::new(&["default"]);
     let mut records: Vec<Record> = Vec::new();
+    let mut certificates = Certificates::default();
     loop {
         let received = source.receive_burst(|burst| {
             let mut tags = [FlowTag::default(); BURST_MAX];
@@ -98,7 +100,9 @@ fn read(source: &mut ReplaySource, flows_max: usize, writer: &mut dyn Writer) ->
             shard.finish(&mut records);
         }
         for record in records.drain(..) {
-            writer.write(&record, &networks)?;
+            if !certificates.is_known(&record) {
+                writer.write(&record, &networks)?;
+            }
         }
         if ended {
             return writer.finish();

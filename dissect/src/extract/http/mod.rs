@@ -185,18 +185,18 @@ impl Http {
             self.open.push_back(row);
         }
         let row = self.open.front_mut()?;
-        if (100..200).contains(&answer.status) {
+        if (100..200).contains(&answer.status) && answer.status != 101 {
             row.info_code = Some(answer.status);
             row.info_msg = Some(answer.reason.clone());
-            // What follows a switch of protocols is no HTTP.
-            return if answer.status == 101 { None } else { Some(()) };
+            return Some(());
         }
         row.status_code = Some(answer.status);
         row.status_msg = Some(answer.reason.clone());
         row.version = Some(answer.version.clone());
         row.resp_mime_type = answer.fields.mime_type.clone();
         let method = row.method.as_deref().unwrap_or_default();
-        if method == "CONNECT" && (200..300).contains(&answer.status) {
+        // What follows a switch of protocols, or an open tunnel, is no HTTP.
+        if answer.status == 101 || (method == "CONNECT" && (200..300).contains(&answer.status)) {
             return None;
         }
         let empty = method == "HEAD" || matches!(answer.status, 204 | 304);
