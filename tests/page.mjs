@@ -12,10 +12,16 @@ page.on("pageerror", (error) => wrong.push(`error on the page: ${error.message}`
 page.on("console", (message) => { if (message.type() === "error" && !message.text().includes("401")) wrong.push(`console: ${message.text()}`); });
 const holds = (what) => console.log(`holds: ${what}`);
 
-async function accessible(view) {
-  await page.addScriptTag({ path: require.resolve("axe-core/axe.min.js") }).catch(() => {});
-  const found = await page.evaluate(async () => (globalThis.axe ? (await globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa"] })).violations : null));
-  if (found === null) { console.log(`skipped: accessibility of ${view}: the page's policy keeps foreign scripts out`); return; }
+// The page's policy lets no foreign script in, so the checker looks at it in a context of its own, signed in as the same user.
+async function accessible(view, hash) {
+  const context = await browser.newContext({ ignoreHTTPSErrors: true, bypassCSP: true, storageState: await page.context().storageState() });
+  const other = await context.newPage();
+  await other.goto(`${url}/${hash}`);
+  await other.locator("main h1").first().waitFor();
+  await other.waitForTimeout(500);
+  await other.addScriptTag({ path: require.resolve("axe-core/axe.min.js") });
+  const found = await other.evaluate(async () => (await globalThis.axe.run({ runOnly: ["wcag2a", "wcag2aa"] })).violations);
+  await context.close();
   if (found.length) throw new Error(`${view}: ${found.map((each) => `${each.id} at ${each.nodes[0].target}`).join("; ")}`);
   holds(`${view} has no WCAG A or AA violation that axe can see`);
 }
@@ -52,7 +58,7 @@ try {
   holds("packets are downloaded");
   await page.getByRole("link", { name: "Sensors & ledger" }).click();
   await page.getByText("By minute of packet time").waitFor();
-  await accessible("sensors");
+  for (const [view, hash] of [["overview", "#/home"], ["devices", "#/devices"], ["search", "#/search?q=service:http&table=flows"], ["sensors", "#/sensors"]]) await accessible(view, hash);
   if (wrong.length) throw new Error(wrong.join("\n"));
 } catch (error) {
   await page.screenshot({ path: `${room}/failed.png`, fullPage: true }).catch(() => {});
