@@ -4,9 +4,13 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use thymus_sensor::{join, query, read, replay, run};
 
+/// The version, and whether DPDK is in this build.
+const VERSION: &str =
+    if cfg!(feature = "dpdk") { concat!(env!("CARGO_PKG_VERSION"), " (dpdk)") } else { env!("CARGO_PKG_VERSION") };
+
 /// Captures packets, keeps them in a rolling capture, and sends metadata to a master.
 #[derive(Parser)]
-#[command(name = "thymus-sensor", version, about)]
+#[command(name = "thymus-sensor", version = VERSION, about)]
 struct CommandLine {
     #[command(subcommand)]
     verb: Verb,

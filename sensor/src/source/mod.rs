@@ -5,6 +5,9 @@
 pub mod generate;
 /// A Linux interface, by AF_PACKET.
 pub mod af_packet;
+/// A DPDK port.
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 /// Capture files.
 pub mod replay;
 
@@ -67,6 +70,9 @@ pub struct SourceError(pub String);
 pub enum AnySource {
     /// By AF_PACKET.
     AfPacket(Box<af_packet::AfPacketPort>),
+    /// By DPDK.
+    #[cfg(feature = "dpdk")]
+    Dpdk(Box<dpdk::DpdkPort>),
 }
 
 impl AnySource {
@@ -77,6 +83,12 @@ impl AnySource {
                 let port = af_packet::AfPacketPort::open(interface, number, Arc::clone(clock))?;
                 Ok(AnySource::AfPacket(Box::new(port)))
             }
+            #[cfg(feature = "dpdk")]
+            Port::Dpdk(device) => {
+                let port = dpdk::DpdkPort::open(device, number, Arc::clone(clock))?;
+                Ok(AnySource::Dpdk(Box::new(port)))
+            }
+            #[cfg(not(feature = "dpdk"))]
             Port::Dpdk(device) => Err(SourceError(format!(
                 "dpdk:{device}: this build has no DPDK; name the interface as \"af_packet:NAME\" instead"
             ))),
@@ -88,12 +100,16 @@ impl PacketSource for AnySource {
     fn receive_burst(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError> {
         match self {
             AnySource::AfPacket(port) => port.receive_burst(each),
+            #[cfg(feature = "dpdk")]
+            AnySource::Dpdk(port) => port.receive_burst(each),
         }
     }
 
     fn counters(&mut self) -> SourceCounters {
         match self {
             AnySource::AfPacket(port) => port.counters(),
+            #[cfg(feature = "dpdk")]
+            AnySource::Dpdk(port) => port.counters(),
         }
     }
 }
