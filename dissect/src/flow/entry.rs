@@ -47,6 +47,12 @@ pub(super) struct Flow {
     pub(super) last: Time,
     /// First and last packet of the row's span.
     pub(super) span: (Option<Time>, Time),
+    /// When it ends if no packet comes, as its last packet left it.
+    pub(super) deadline: Time,
+    /// Pieces came before those they follow, at some time.
+    pub(super) has_early: bool,
+    /// Somebody reads its streams, or may yet.
+    pub(super) is_read: bool,
     /// When it is removed whatever comes, after its close.
     pub(super) close_at: Option<Time>,
     /// When a DNS exchange is looked at.
@@ -84,6 +90,14 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// Loads the lines that a packet will change.
+    #[inline]
+    pub(super) fn touch(&self) -> u64 {
+        let [a, b] = &self.sides;
+        let [left, right] = &self.tcp.ends;
+        self.last.0 ^ a.pkts ^ b.pkts ^ left.next ^ right.next ^ self.frames ^ u64::from(self.mark)
+    }
+
     /// The port of a side.
     pub(super) fn side_port(&self, side: Side) -> u16 {
         match side {
@@ -168,8 +182,9 @@ impl Flow {
                 return true;
             }
             self.dns_check = Some(check + DNS_CHECK);
+            self.deadline = self.expiry();
         }
-        self.expiry() <= now
+        self.deadline <= now
     }
 
     /// It speaks DNS over UDP.

@@ -222,7 +222,7 @@ impl FlowShard {
             self.hosts.neighbour(at.key.network, at.datagram, frame.time, shard, sink);
         }
         let flow = self.table.flow(slot)?;
-        let before = flow.expiry();
+        let before = flow.deadline;
         flow.count(at.side, frame.time, u64::from(at.datagram.ip_len), at.frames.packets, at.frames.bytes);
         flow.cut_bytes += u64::from(frame.wire_len).saturating_sub(frame.bytes.len() as u64);
         take_transport(flow, at, frame.time, shard, sink);
@@ -232,6 +232,7 @@ impl FlowShard {
             sink.emit(row.into());
         }
         let after = flow.expiry();
+        flow.deadline = after;
         if after < before {
             self.table.wheel.remove(slot);
             self.table.wheel.insert(slot, after);
@@ -257,7 +258,7 @@ impl FlowShard {
 
     fn begin(&mut self, slot: u32, at: &At<'_>, frame: &Frame<'_>) {
         let now = frame.time;
-        let flow = Flow {
+        let mut flow = Flow {
             key: at.key,
             originator: originator_of(at),
             first: now,
@@ -269,8 +270,10 @@ impl FlowShard {
             tunnel: at.packet.tunnel,
             port: frame.port,
             mark: u32::MAX,
+            is_read: true,
             ..Flow::default()
         };
+        flow.deadline = flow.expiry();
         self.sequence += 1;
         self.counters.flows_made += 1;
         self.table.insert(slot, at.hash, flow);
@@ -299,7 +302,7 @@ impl FlowShard {
             if flow.is_over(now) {
                 self.end(slot, EndReason::Idle, now, sink);
             } else {
-                let expiry = flow.expiry();
+                let expiry = flow.deadline;
                 self.table.wheel.insert(slot, expiry);
             }
         }

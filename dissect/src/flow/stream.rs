@@ -40,7 +40,8 @@ impl Conversation {
         self.early.get(at(side)).is_some_and(|pieces| !pieces.is_empty())
     }
 
-    fn wants_bytes(&self) -> bool {
+    /// Somebody reads its streams, or may yet.
+    pub(super) fn is_read(&self) -> bool {
         self.analyzer.is_some() || !self.probed.iter().all(|probed| *probed)
     }
 
@@ -89,7 +90,7 @@ impl Conversation {
 
     /// Keeps a piece that came too early; without room it is left out, and becomes a gap when it is acknowledged.
     pub(super) fn keep(&mut self, side: Side, place: u64, bytes: &[u8]) {
-        let wanted = self.wants_bytes();
+        let wanted = self.is_read();
         let Some(pieces) = self.early.get_mut(at(side)) else { return };
         let held: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
         if pieces.len() >= PIECES_MAX || held + bytes.len() > BYTES_MAX {

@@ -22,7 +22,10 @@ pub(super) enum Found {
 /// Flows by key.
 pub(super) struct Table {
     tags: Vec<u32>,
+    /// Where the flow of each slot is: flows lie close together, and memory is touched as they come.
+    places: Vec<u32>,
     flows: Vec<Flow>,
+    free: Vec<u32>,
     /// Timers of the slots.
     pub(super) wheel: Wheel,
     mask: usize,
@@ -34,8 +37,16 @@ impl Table {
     pub(super) fn new(flows_max: usize) -> Table {
         let buckets = (flows_max.max(WAYS) * 4 / 3).div_ceil(WAYS).next_power_of_two();
         let slots = buckets * WAYS;
-        let flows = (0..slots).map(|_| Flow::default()).collect();
-        Table { tags: vec![0; slots], flows, wheel: Wheel::new(slots), mask: buckets - 1, open: 0 }
+        let (flows, free) = (Vec::with_capacity(slots), Vec::with_capacity(slots));
+        Table {
+            tags: vec![0; slots],
+            places: vec![0; slots],
+            flows,
+            free,
+            wheel: Wheel::new(slots),
+            mask: buckets - 1,
+            open: 0,
+        }
     }
 
     /// Flows in the table.
@@ -66,7 +77,12 @@ impl Table {
         let start = self.buckets(hash)[0];
         let ways = self.tags.get(start..start + WAYS).unwrap_or_default();
         let at = ways.iter().position(|tag| *tag == tag_of(hash)).unwrap_or_default();
-        self.flows.get(start + at).map_or(0, |flow| flow.last.0)
+        self.at(start + at).map_or(0, Flow::touch)
+    }
+
+    fn at(&self, slot: usize) -> Option<&Flow> {
+        let place = self.places.get(slot)?;
+        self.flows.get(*place as usize)
     }
 
     /// Looks a key up.
@@ -78,7 +94,7 @@ impl Table {
             let ways = self.tags.get(start..start + WAYS).unwrap_or_default();
             for (at, each) in ways.iter().enumerate() {
                 let slot = start + at;
-                if *each == tag && self.flows.get(slot).is_some_and(|flow| flow.key == *key) {
+                if *each == tag && self.at(slot).is_some_and(|flow| flow.key == *key) {
                     return Found::Slot(number(slot));
                 }
                 if *each == 0 && free.is_none() {
@@ -92,17 +108,28 @@ impl Table {
     /// The slot of this hash's buckets that is to go: the oldest embryonic flow, else the one idle the longest.
     pub(super) fn victim(&self, hash: u64) -> u32 {
         let slots = self.buckets(hash).into_iter().flat_map(|start| start..start + WAYS);
-        let rank = |slot: &usize| self.flows.get(*slot).map(|flow| (!flow.is_embryonic(), flow.last));
+        let rank = |slot: &usize| self.at(*slot).map(|flow| (!flow.is_embryonic(), flow.last));
         number(slots.min_by_key(rank).unwrap_or_default())
     }
 
     /// Puts a new flow into a free slot.
     pub(super) fn insert(&mut self, slot: u32, hash: u64, flow: Flow) {
         let at = slot as usize;
-        let expiry = flow.expiry();
-        if let (Some(tag), Some(place)) = (self.tags.get_mut(at), self.flows.get_mut(at)) {
-            *tag = tag_of(hash);
-            *place = flow;
+        let expiry = flow.deadline;
+        let place = match self.free.pop() {
+            Some(place) => {
+                if let Some(old) = self.flows.get_mut(place as usize) {
+                    *old = flow;
+                }
+                place
+            }
+            None => {
+                self.flows.push(flow);
+                number(self.flows.len() - 1)
+            }
+        };
+        if let (Some(tag), Some(own)) = (self.tags.get_mut(at), self.places.get_mut(at)) {
+            (*tag, *own) = (tag_of(hash), place);
             self.open += 1;
             self.wheel.insert(slot, expiry);
         }
@@ -111,7 +138,8 @@ impl Table {
     /// The flow in a slot.
     #[inline]
     pub(super) fn flow(&mut self, slot: u32) -> Option<&mut Flow> {
-        self.flows.get_mut(slot as usize)
+        let place = self.places.get(slot as usize)?;
+        self.flows.get_mut(*place as usize)
     }
 
     /// True if the slot holds a flow.
@@ -126,7 +154,9 @@ impl Table {
         *tag = 0;
         self.open -= 1;
         self.wheel.remove(slot);
-        self.flows.get_mut(at).map(std::mem::take)
+        let place = *self.places.get(at)?;
+        self.free.push(place);
+        self.flows.get_mut(place as usize).map(std::mem::take)
     }
 }
 

@@ -62,10 +62,14 @@ pub(super) fn take_transport(flow: &mut Flow, at: &At<'_>, now: Time, shard: u8,
 }
 
 fn feed(flow: &mut Flow, side: Side, bytes: &[u8], now: Time, shard: u8, sink: &mut dyn RecordSink) {
+    if !flow.is_read {
+        return;
+    }
     let context = context_of(flow, now, shard);
     let direction = direction_of(flow, side);
     let conversation = flow.conversation.get_or_insert_with(Box::default);
     conversation.feed(&context, direction, bytes, sink);
+    flow.is_read = conversation.is_read();
 }
 
 fn take_tcp(flow: &mut Flow, tcp: &decode::Tcp<'_>, side: Side, now: Time, shard: u8, sink: &mut dyn RecordSink) {
@@ -114,12 +118,15 @@ fn send(
         place = floor;
     }
     if place > flow.tcp.end(side).next {
+        flow.has_early = true;
         flow.conversation.get_or_insert_with(Box::default).keep(side, place, bytes);
         return;
     }
     flow.tcp.end_mut(side).next = behind;
     feed(flow, side, bytes, now, shard, sink);
-    drain_early(flow, side, now, shard, sink);
+    if flow.has_early {
+        drain_early(flow, side, now, shard, sink);
+    }
 }
 
 /// Gives early pieces that are now in order.
