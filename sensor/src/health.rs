@@ -42,6 +42,8 @@ pub struct Observation {
     pub flows_open: u64,
     /// Oldest packet in the ring.
     pub ring_oldest: Option<Time>,
+    /// Live ports fall silent when their span goes; files come to their end.
+    pub is_live: bool,
     /// Findings of ports and ring, in sentences.
     pub findings: Vec<String>,
 }
@@ -72,7 +74,7 @@ impl Watcher {
             let fresh = counts.since(&before.unwrap_or_default());
             let last = self.last_packet.get_mut(at);
             let quiet = last.map_or(Duration::ZERO, |last| {
-                if fresh.received.packets > 0 {
+                if fresh.received.packets > 0 || !now.is_live {
                     *last = now.at;
                 }
                 now.at.saturating_sub(*last)
@@ -153,6 +155,7 @@ mod tests {
             busy: (second * 250_000_000, second * 1_000_000_000),
             flows_open: 0,
             ring_oldest: None,
+            is_live: true,
             findings: Vec::new(),
         }
     }

@@ -79,6 +79,7 @@ pub struct Shared {
     watcher: Mutex<(Watcher, Health)>,
     findings: Mutex<Vec<String>>,
     link: Mutex<Option<UplinkHandle>>,
+    is_live: bool,
 }
 
 /// A pipeline whose stages wait for their workers.
@@ -146,6 +147,7 @@ impl Pipeline {
             watcher: Mutex::default(),
             findings: Mutex::default(),
             link: Mutex::default(),
+            is_live: config.live,
         });
         let uplink = match identity {
             Some((identity, _)) => Some(start_uplink(identity, &shared, config.ring.map(|ring| ring.0))?),
@@ -238,6 +240,7 @@ impl Shared {
             busy: (busy, all),
             flows_open: self.gauges.iter().map(|gauges| gauges.flows_open.load(Ordering::Relaxed)).sum(),
             ring_oldest: self.ring.as_ref().and_then(|ring| ring.oldest()),
+            is_live: self.is_live,
             findings: self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);

@@ -13,7 +13,7 @@ use thymus_record::{Address, Field, Record, Time, Value};
 /// One byte of metadata per so many bytes of traffic.
 const SHARE: u64 = 100;
 /// What may be spent before any traffic has paid for it: small captures keep all their rows.
-const ADVANCE: i64 = 1 << 20;
+const ADVANCE: i64 = 256 << 10;
 /// What is saved up at most: the rows of a table full of flows that end together.
 const SAVINGS_MAX: i64 = 64 << 20;
 /// Patterns kept open; a full table closes them all.
