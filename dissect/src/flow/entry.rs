@@ -34,68 +34,83 @@ pub(super) struct SideCounts {
     pub(super) told: u64,
 }
 
-/// A flow.
+/// No such time.
+pub(super) const NEVER: Time = Time(u64::MAX);
+
+/// A flow. What every packet reads or writes comes first, a cache line a group; what its begin and its rows need, last.
 #[derive(Default)]
+#[repr(C, align(64))]
 pub(super) struct Flow {
+    /// The hash of its key, never 0; 0 marks a free place.
+    pub(super) hash: u64,
     /// Its key.
     pub(super) key: FlowKey,
+    /// The ring's segment that indexes it.
+    pub(super) mark: u32,
+    /// The port of its first packet.
+    pub(super) port: u16,
     /// The side that began it.
     pub(super) originator: Side,
-    /// First packet.
-    pub(super) first: Time,
-    /// Last packet that counts for its duration.
-    pub(super) last: Time,
-    /// First and last packet of the row's span.
-    pub(super) span: (Option<Time>, Time),
-    /// When it ends if no packet comes, as its last packet left it.
-    pub(super) deadline: Time,
     /// Pieces came before those they follow, at some time.
     pub(super) has_early: bool,
     /// Somebody reads its streams, or may yet.
     pub(super) is_read: bool,
+    /// Sides whose first bytes were shown to all readers.
+    pub(super) probed: [bool; 2],
+
+    /// Last packet that counts for its duration.
+    pub(super) last: Time,
+    /// First packet of the row's span, where `frames` is not 0.
+    pub(super) from: Time,
+    /// When it ends if no packet comes, as its last packet left it.
+    pub(super) deadline: Time,
     /// When it is removed whatever comes, after its close.
-    pub(super) close_at: Option<Time>,
+    pub(super) close_at: Time,
     /// When a DNS exchange is looked at.
-    pub(super) dns_check: Option<Time>,
+    pub(super) dns_check: Time,
     /// When the next interim row is due.
     pub(super) interim_at: Time,
-    /// Its number in the shard.
-    pub(super) sequence: u64,
-    /// Rows told.
-    pub(super) ordinal: u32,
-    /// The ring's segment that indexes it.
-    pub(super) mark: u32,
-    /// Counts by side.
-    pub(super) sides: [SideCounts; 2],
     /// Frames since the row before.
     pub(super) frames: u64,
     /// Their wire bytes.
     pub(super) wire_bytes: u64,
-    /// Wire bytes not captured.
-    pub(super) cut_bytes: u64,
-    /// Bytes in content gaps since the row before.
-    pub(super) missed_bytes: u64,
-    /// Its history.
-    pub(super) history: History,
+
+    /// Counts by side.
+    pub(super) sides: [SideCounts; 2],
+
     /// TCP's state.
     pub(super) tcp: Tcp,
+    /// Its history.
+    pub(super) history: History,
+    /// Wire bytes not captured.
+    pub(super) cut_bytes: u64,
+    /// Its readers and early pieces, once it needs them.
+    pub(super) conversation: Option<Box<Conversation>>,
+
+    /// First packet.
+    pub(super) first: Time,
+    /// Its number in the shard.
+    pub(super) sequence: u64,
+    /// Bytes in content gaps since the row before.
+    pub(super) missed_bytes: u64,
+    /// The tunnel of its first packet.
+    pub(super) tunnel: Option<Box<Tunnel>>,
     /// MACs of the first packet's source and target.
     pub(super) macs: Option<(Mac, Mac)>,
-    /// The tunnel of its first packet.
-    pub(super) tunnel: Option<Tunnel>,
-    /// The port of its first packet.
-    pub(super) port: u16,
-    /// Its streams, once it has payload.
-    pub(super) conversation: Option<Box<Conversation>>,
+    /// Rows told.
+    pub(super) ordinal: u32,
 }
+
+/// A flow is seven cache lines; every line more is one more miss for each packet of a busy table.
+const _: () = assert!(size_of::<Flow>() <= 7 * 64);
 
 impl Flow {
     /// Loads the lines that a packet will change.
     #[inline]
     pub(super) fn touch(&self) -> u64 {
-        let [a, b] = &self.sides;
+        let [a, _] = &self.sides;
         let [left, right] = &self.tcp.ends;
-        self.last.0 ^ a.pkts ^ b.pkts ^ left.next ^ right.next ^ self.frames ^ u64::from(self.mark)
+        self.hash ^ self.last.0 ^ a.pkts ^ left.next ^ right.next ^ self.cut_bytes
     }
 
     /// The port of a side.
@@ -129,9 +144,11 @@ impl Flow {
         let counts = self.side_mut(side);
         counts.pkts += 1;
         counts.ip_bytes += ip_bytes;
+        if self.frames == 0 {
+            self.from = now;
+        }
         self.frames += frames;
         self.wire_bytes += wire_bytes;
-        self.span = (Some(self.span.0.unwrap_or(now)), now);
     }
 
     /// It began with a packet of its responder.
@@ -153,12 +170,11 @@ impl Flow {
 
     /// When it ends if no packet comes.
     pub(super) fn expiry(&self) -> Time {
-        if let Some(at) = self.close_at {
-            return at;
+        if self.close_at != NEVER {
+            return self.close_at;
         }
         if self.key.proto != Proto::TCP {
-            let idle = self.last + PLAIN_IDLE;
-            return self.dns_check.map_or(idle, |check| check.min(idle));
+            return self.dns_check.min(self.last + PLAIN_IDLE);
         }
         let (orig, resp) = (self.tcp.end(self.originator), self.tcp.end(self.originator.other()));
         let attempt =
@@ -177,11 +193,11 @@ impl Flow {
 
     /// True if, at `now`, it is over. A DNS exchange that still had traffic gets another while.
     pub(super) fn is_over(&mut self, now: Time) -> bool {
-        if let Some(check) = self.dns_check.filter(|check| *check <= now) {
+        if self.dns_check <= now {
             if now.since(self.last) >= DNS_CHECK - SECOND {
                 return true;
             }
-            self.dns_check = Some(check + DNS_CHECK);
+            self.dns_check = self.dns_check + DNS_CHECK;
             self.deadline = self.expiry();
         }
         self.deadline <= now
@@ -189,12 +205,12 @@ impl Flow {
 
     /// It speaks DNS over UDP.
     pub(super) fn is_dns(&mut self, now: Time) {
-        self.dns_check.get_or_insert(now + DNS_CHECK);
+        self.dns_check = self.dns_check.min(now + DNS_CHECK);
     }
 
     /// It closed: a short while and it goes.
     pub(super) fn close_soon(&mut self) {
-        self.close_at.get_or_insert(self.last + LINGER);
+        self.close_at = self.close_at.min(self.last + LINGER);
     }
 
     /// Zeek's summary.
@@ -226,6 +242,7 @@ impl Flow {
         let sizes = [self.size(orig), self.size(resp)];
         let told = [self.side(orig).told, self.side(resp).told];
         let address = |side: Side| if side == Side::A { self.key.a } else { self.key.b };
+        let from = if self.frames > 0 { self.from } else { self.last };
         let row = FlowRow {
             ts: self.first,
             shard,
@@ -238,8 +255,8 @@ impl Flow {
             resp_p: self.side_port(resp),
             proto: self.key.proto,
             kind,
-            from: self.span.0.unwrap_or(self.last),
-            until: self.last.max(self.span.0.unwrap_or(self.last)),
+            from,
+            until: self.last.max(from),
             service: self.conversation.as_ref().and_then(|streams| streams.service()).map(str::to_owned),
             conn_state: self.conn_state(),
             history: self.history.as_str().to_owned(),
@@ -254,14 +271,13 @@ impl Flow {
             frames: self.frames,
             orig_l2: self.macs.map(|macs| macs.0),
             resp_l2: self.macs.map(|macs| macs.1),
-            tunnel: self.tunnel.map(tunnel_text),
+            tunnel: self.tunnel.as_deref().map(tunnel_text),
             reason,
             port: self.port,
             cut_bytes: self.cut_bytes,
         };
         self.ordinal += 1;
         (self.frames, self.wire_bytes, self.cut_bytes, self.missed_bytes) = (0, 0, 0, 0);
-        self.span = (None, self.span.1);
         for (side, size) in [(orig, sizes[0]), (resp, sizes[1])] {
             let counts = self.side_mut(side);
             (counts.pkts, counts.ip_bytes) = (0, 0);
@@ -273,6 +289,6 @@ impl Flow {
     }
 }
 
-fn tunnel_text(tunnel: Tunnel) -> String {
+fn tunnel_text(tunnel: &Tunnel) -> String {
     format!("{}:{} {}>{}", tunnel.kind.name(), tunnel.id, tunnel.source, tunnel.target)
 }

@@ -1,11 +1,11 @@
 //! The shard: bursts in, records out.
 
-use super::entry::Flow;
+use super::entry::{Flow, NEVER};
 use super::fragment::Fragments;
 use super::host::Hosts;
 use super::key::{FlowKey, Side};
 use super::network::NetworkTable;
-use super::table::{Found, Table};
+use super::table::Table;
 use super::tcp::Tcp;
 use super::transport::{context_of, originator_of, segment_of, take_transport};
 use super::weird::Weirds;
@@ -37,7 +37,7 @@ pub struct ShardConfig {
 /// Where a frame went.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct FlowTag {
-    slot: Option<u32>,
+    place: Option<u32>,
     /// The hosts of a frame that has no flow (yet): ARP, fragments.
     pub hosts: Option<(Address, Address)>,
     /// Its network number.
@@ -71,7 +71,6 @@ struct Look<'a> {
     packet: Packet<'a>,
     network: u32,
     key: Option<(FlowKey, Side)>,
-    hash: u64,
 }
 
 impl FlowShard {
@@ -99,42 +98,59 @@ impl FlowShard {
         tags: &mut [FlowTag],
     ) {
         let mut looks: [Option<Look<'_>>; BURST_MAX] = [const { None }; BURST_MAX];
-        let mut touched = 0u64;
-        for (look, frame) in looks.iter_mut().zip(frames) {
+        let mut hashes = [0u64; BURST_MAX];
+        for ((look, hash), frame) in looks.iter_mut().zip(&mut hashes).zip(frames) {
             let packet = decode(frame);
             let network = networks.number(frame.port, &packet.layers);
             let key = match &packet.content {
                 Content::Ip(datagram) => FlowKey::of(network, datagram),
                 _ => None,
             };
-            let hash = key.map_or(0, |(key, _)| key.hash(self.config.secret));
-            touched = touched.wrapping_add(u64::from(self.table.touch(hash)));
-            *look = Some(Look { packet, network, key, hash });
+            *hash = key.map_or(0, |(key, _)| key.hash(self.config.secret));
+            *look = Some(Look { packet, network, key });
         }
-        for look in looks.iter().flatten() {
-            touched = touched.wrapping_add(self.table.touch_flow(look.hash));
-        }
-        std::hint::black_box(touched);
-        for ((look, frame), tag) in looks.iter().flatten().zip(frames).zip(tags) {
-            *tag = self.observe(look, frame, sink);
+        let guesses = self.touch(hashes.get(..frames.len()).unwrap_or_default());
+        let found = hashes.iter().zip(guesses);
+        for (((look, found), frame), tag) in looks.iter().flatten().zip(found).zip(frames).zip(tags) {
+            *tag = self.observe(look, (*found.0, found.1), frame, sink);
         }
     }
 
-    fn observe(&mut self, look: &Look<'_>, frame: &Frame<'_>, sink: &mut dyn RecordSink) -> FlowTag {
+    /// Brings the buckets and flows of these hashes into the cache, a short loop each, so that their misses overlap.
+    fn touch(&self, hashes: &[u64]) -> [u32; BURST_MAX] {
+        let mut guesses = [0u32; BURST_MAX];
+        let mut touched = hashes.iter().fold(0, |touched, hash| touched ^ self.table.touch(*hash));
+        for (guess, hash) in guesses.iter_mut().zip(hashes) {
+            *guess = self.table.guess(*hash);
+        }
+        for (guess, _) in guesses.iter().zip(hashes) {
+            touched ^= self.table.touch_flow(*guess);
+        }
+        std::hint::black_box(touched);
+        guesses
+    }
+
+    fn observe(
+        &mut self,
+        look: &Look<'_>,
+        (hash, guess): (u64, u32),
+        frame: &Frame<'_>,
+        sink: &mut dyn RecordSink,
+    ) -> FlowTag {
         self.weirds.turn(frame.time, self.config.shard, sink);
         if look.packet.weird != Weird::default() {
             self.note_weird(look, frame.time);
         }
-        let mut tag = FlowTag { slot: None, hosts: None, network: look.network };
+        let mut tag = FlowTag { place: None, hosts: None, network: look.network };
         match &look.packet.content {
             Content::Ip(datagram) => {
                 tag.hosts = Some((datagram.source, datagram.target));
                 if let Some((key, side)) = look.key {
                     let once = Count { packets: 1, bytes: u64::from(frame.wire_len) };
-                    let at = At { packet: &look.packet, datagram, key, side, hash: look.hash, frames: once };
-                    tag.slot = self.follow(&at, frame, sink);
+                    let at = At { packet: &look.packet, datagram, key, side, hash, guess, frames: once };
+                    tag.place = self.follow(&at, frame, sink);
                 } else if datagram.fragment.is_some() {
-                    tag.slot = self.follow_fragment(look, datagram, frame, sink);
+                    tag.place = self.follow_fragment(look, datagram, frame, sink);
                 } else {
                     self.count_no_flow(frame.port, Count { packets: 1, bytes: u64::from(frame.wire_len) });
                 }
@@ -194,34 +210,22 @@ impl FlowShard {
             return None;
         };
         let hash = key.hash(self.config.secret);
-        self.follow(&At { packet: &packet, datagram, key, side, hash, frames: whole.frames }, frame, sink)
+        let guess = self.table.guess(hash);
+        self.follow(&At { packet: &packet, datagram, key, side, hash, guess, frames: whole.frames }, frame, sink)
     }
 
     /// Puts a packet into its flow.
     fn follow(&mut self, at: &At<'_>, frame: &Frame<'_>, sink: &mut dyn RecordSink) -> Option<u32> {
-        let slot = match self.table.find(at.hash, &at.key) {
-            Found::Slot(slot) if self.ends_before(slot, at, frame.time, sink) => {
-                self.begin(slot, at, frame);
-                slot
-            }
-            Found::Slot(slot) => slot,
-            Found::Free(slot) => {
-                self.begin(slot, at, frame);
-                slot
-            }
-            Found::Full => {
-                let slot = self.table.victim(at.hash);
-                self.counters.flows_evicted += 1;
-                self.end(slot, EndReason::Evicted, frame.time, sink);
-                self.begin(slot, at, frame);
-                slot
-            }
+        let found = self.table.find(at.hash, at.guess, &at.key);
+        let place = match found.filter(|place| !self.ends_before(*place, at, frame.time, sink)) {
+            Some(place) => place,
+            None => self.begin(at, frame, sink)?,
         };
         let shard = self.config.shard;
         if at.datagram.v6 {
             self.hosts.neighbour(at.key.network, at.datagram, frame.time, shard, sink);
         }
-        let flow = self.table.flow(slot)?;
+        let flow = self.table.flow(place)?;
         let before = flow.deadline;
         flow.count(at.side, frame.time, u64::from(at.datagram.ip_len), at.frames.packets, at.frames.bytes);
         flow.cut_bytes += u64::from(frame.wire_len).saturating_sub(frame.bytes.len() as u64);
@@ -234,15 +238,15 @@ impl FlowShard {
         let after = flow.expiry();
         flow.deadline = after;
         if after < before {
-            self.table.wheel.remove(slot);
-            self.table.wheel.insert(slot, after);
+            self.table.wheel.remove(place);
+            self.table.wheel.insert(place, after);
         }
-        Some(slot)
+        Some(place)
     }
 
-    /// Ends the flow in this slot if the packet is none of its: it was over, or a SYN begins another.
-    fn ends_before(&mut self, slot: u32, at: &At<'_>, now: Time, sink: &mut dyn RecordSink) -> bool {
-        let Some(flow) = self.table.flow(slot) else { return false };
+    /// Ends the flow at this place if the packet is none of its: it was over, or a SYN begins another.
+    fn ends_before(&mut self, place: u32, at: &At<'_>, now: Time, sink: &mut dyn RecordSink) -> bool {
+        let Some(flow) = self.table.flow(place) else { return false };
         let over = flow.is_over(now);
         let reused = match &at.datagram.transport {
             Transport::Tcp(tcp) if tcp.flags.any(TcpFlags::SYN) => {
@@ -251,23 +255,30 @@ impl FlowShard {
             _ => false,
         };
         if over || reused {
-            self.end(slot, if over { EndReason::Idle } else { EndReason::Closed }, now, sink);
+            self.end(place, if over { EndReason::Idle } else { EndReason::Closed }, now, sink);
         }
         over || reused
     }
 
-    fn begin(&mut self, slot: u32, at: &At<'_>, frame: &Frame<'_>) {
+    fn begin(&mut self, at: &At<'_>, frame: &Frame<'_>, sink: &mut dyn RecordSink) -> Option<u32> {
         let now = frame.time;
+        if !self.table.has_room(at.hash) {
+            let victim = self.table.victim(at.hash);
+            self.counters.flows_evicted += 1;
+            self.end(victim, EndReason::Evicted, now, sink);
+        }
         let mut flow = Flow {
             key: at.key,
             originator: originator_of(at),
             first: now,
             last: now,
             interim_at: now + INTERIM,
+            close_at: NEVER,
+            dns_check: NEVER,
             sequence: self.sequence,
             tcp: Tcp::new(),
             macs: at.packet.macs,
-            tunnel: at.packet.tunnel,
+            tunnel: at.packet.tunnel.map(Box::new),
             port: frame.port,
             mark: u32::MAX,
             is_read: true,
@@ -276,34 +287,34 @@ impl FlowShard {
         flow.deadline = flow.expiry();
         self.sequence += 1;
         self.counters.flows_made += 1;
-        self.table.insert(slot, at.hash, flow);
-        if let Some(flow) = self.table.flow(slot).filter(|flow| flow.originator != at.side) {
+        if flow.originator != at.side {
             flow.turn_round();
         }
+        self.table.insert(at.hash, flow)
     }
 
-    fn end(&mut self, slot: u32, reason: EndReason, now: Time, sink: &mut dyn RecordSink) {
+    fn end(&mut self, place: u32, reason: EndReason, now: Time, sink: &mut dyn RecordSink) {
         let shard = self.config.shard;
-        let Some(mut flow) = self.table.take(slot) else { return };
+        let Some(mut flow) = self.table.take(place) else { return };
         if let Some(mut conversation) = flow.conversation.take() {
             let context = context_of(&flow, now.min(flow.last), shard);
             conversation.close(&context, sink);
             flow.conversation = Some(conversation);
         }
-        let closed = flow.close_at.is_some() && reason == EndReason::Idle;
+        let closed = flow.close_at != NEVER && reason == EndReason::Idle;
         let row = flow.row(shard, FlowKind::End, if closed { EndReason::Closed } else { reason });
         sink.emit(row.into());
     }
 
     /// Packet time is now `now`: flows that are over end, long ones tell an interim row.
     pub fn advance(&mut self, now: Time, sink: &mut dyn RecordSink) {
-        while let Some(slot) = self.table.wheel.pop_due(now) {
-            let Some(flow) = self.table.flow(slot) else { continue };
+        while let Some(place) = self.table.wheel.pop_due(now) {
+            let Some(flow) = self.table.flow(place) else { continue };
             if flow.is_over(now) {
-                self.end(slot, EndReason::Idle, now, sink);
+                self.end(place, EndReason::Idle, now, sink);
             } else {
                 let expiry = flow.deadline;
-                self.table.wheel.insert(slot, expiry);
+                self.table.wheel.insert(place, expiry);
             }
         }
         if now.since(self.last_expire) >= SECOND {
@@ -325,16 +336,16 @@ impl FlowShard {
     pub fn finish(&mut self, sink: &mut dyn RecordSink) {
         self.give_up_fragments(None);
         let mut order: Vec<(u64, u32)> = Vec::new();
-        for slot in 0..self.table.slots() {
-            if self.table.is_used(slot) {
-                let sequence = self.table.flow(slot).map_or(0, |flow| flow.sequence);
-                order.push((sequence, slot));
+        for place in 0..self.table.places() {
+            if self.table.is_used(place) {
+                let sequence = self.table.flow(place).map_or(0, |flow| flow.sequence);
+                order.push((sequence, place));
             }
         }
         order.sort_unstable();
-        for (_, slot) in order {
-            let now = self.table.flow(slot).map_or(Time(0), |flow| flow.last);
-            self.end(slot, EndReason::Stop, now, sink);
+        for (_, place) in order {
+            let now = self.table.flow(place).map_or(Time(0), |flow| flow.last);
+            self.end(place, EndReason::Stop, now, sink);
         }
         self.weirds.tell(self.config.shard, sink);
     }
@@ -342,7 +353,7 @@ impl FlowShard {
     /// The flow's key if this segment of the ring does not index the flow yet; it counts as indexed from now on.
     #[inline]
     pub fn due_for_index(&mut self, tag: FlowTag, segment: u32) -> Option<FlowKey> {
-        let flow = self.table.flow(tag.slot?)?;
+        let flow = self.table.flow(tag.place?)?;
         if flow.mark == segment {
             return None;
         }
@@ -369,7 +380,7 @@ impl FlowShard {
 impl FlowTag {
     /// True if the frame is in no flow (yet).
     pub fn is_none(&self) -> bool {
-        self.slot.is_none()
+        self.place.is_none()
     }
 }
 
@@ -380,5 +391,6 @@ pub(super) struct At<'a> {
     pub(super) key: FlowKey,
     pub(super) side: Side,
     pub(super) hash: u64,
+    pub(super) guess: u32,
     pub(super) frames: Count,
 }

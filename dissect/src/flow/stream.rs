@@ -20,7 +20,6 @@ struct Piece {
 #[derive(Default)]
 pub(super) struct Conversation {
     analyzer: Option<Analyzer>,
-    probed: [bool; 2],
     service: Option<&'static str>,
     early: [Vec<Piece>; 2],
 }
@@ -40,24 +39,18 @@ impl Conversation {
         self.early.get(at(side)).is_some_and(|pieces| !pieces.is_empty())
     }
 
-    /// Somebody reads its streams, or may yet.
+    /// Somebody reads its streams.
     pub(super) fn is_read(&self) -> bool {
-        self.analyzer.is_some() || !self.probed.iter().all(|probed| *probed)
+        self.analyzer.is_some()
+    }
+
+    /// A reader was found.
+    pub(super) fn begin(&mut self, analyzer: Analyzer) {
+        self.analyzer = Some(analyzer);
     }
 
     /// Gives bytes that are next in order.
     pub(super) fn feed(&mut self, flow: &FlowContext, direction: Direction, bytes: &[u8], sink: &mut dyn RecordSink) {
-        if self.analyzer.is_none() {
-            let first = self.probed.get_mut(usize::from(direction == Direction::Responder));
-            match first {
-                Some(probed) if !*probed => *probed = true,
-                _ => return,
-            }
-            self.analyzer = Analyzer::probe(flow, direction, bytes);
-            if self.analyzer.is_some() {
-                self.probed = [true; 2];
-            }
-        }
         let Some(analyzer) = &mut self.analyzer else { return };
         let verdict = analyzer.on_bytes(flow, direction, bytes, sink);
         self.settle(verdict);
@@ -88,9 +81,9 @@ impl Conversation {
         self.analyzer = None;
     }
 
-    /// Keeps a piece that came too early; without room it is left out, and becomes a gap when it is acknowledged.
-    pub(super) fn keep(&mut self, side: Side, place: u64, bytes: &[u8]) {
-        let wanted = self.is_read();
+    /// Keeps a piece that came too early, its bytes only if they are wanted; without room it is left out, and becomes a
+    /// gap when it is acknowledged.
+    pub(super) fn keep(&mut self, side: Side, place: u64, bytes: &[u8], wanted: bool) {
         let Some(pieces) = self.early.get_mut(at(side)) else { return };
         let held: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
         if pieces.len() >= PIECES_MAX || held + bytes.len() > BYTES_MAX {

@@ -7,7 +7,7 @@ use super::ports::is_likely_server;
 use super::shard::At;
 use super::tcp::{EndState, Roles, Segment};
 use crate::decode::{self, TcpFlags, Transport};
-use crate::extract::{Direction, FlowContext};
+use crate::extract::{Analyzer, Direction, FlowContext};
 use thymus_record::{RecordSink, Time};
 
 pub(super) fn segment_of(tcp: &decode::Tcp<'_>, side: Side) -> Segment {
@@ -67,7 +67,15 @@ fn feed(flow: &mut Flow, side: Side, bytes: &[u8], now: Time, shard: u8, sink: &
     }
     let context = context_of(flow, now, shard);
     let direction = direction_of(flow, side);
-    let conversation = flow.conversation.get_or_insert_with(Box::default);
+    if !flow.conversation.as_ref().is_some_and(|streams| streams.is_read()) {
+        let probed = flow.probed.get_mut(usize::from(direction == Direction::Responder));
+        let is_first = probed.is_some_and(|probed| !std::mem::replace(probed, true));
+        flow.is_read = !flow.probed.iter().all(|probed| *probed);
+        let Some(analyzer) = is_first.then(|| Analyzer::probe(&context, direction, bytes)).flatten() else { return };
+        flow.probed = [true; 2];
+        flow.conversation.get_or_insert_default().begin(analyzer);
+    }
+    let Some(conversation) = &mut flow.conversation else { return };
     conversation.feed(&context, direction, bytes, sink);
     flow.is_read = conversation.is_read();
 }
@@ -119,7 +127,8 @@ fn send(
     }
     if place > flow.tcp.end(side).next {
         flow.has_early = true;
-        flow.conversation.get_or_insert_with(Box::default).keep(side, place, bytes);
+        let wanted = flow.is_read;
+        flow.conversation.get_or_insert_default().keep(side, place, bytes, wanted);
         return;
     }
     flow.tcp.end_mut(side).next = behind;

@@ -1,4 +1,4 @@
-//! Timers of all flows: a wheel of one-second places, each a list through the table's slots. A flow's packets do not
+//! Timers of all flows: a wheel of one-second places, each a list through the table's places. A flow's packets do not
 //! touch it: its place is looked at when the second comes, and a flow whose deadline moved on is put where it belongs.
 
 use thymus_record::Time;
