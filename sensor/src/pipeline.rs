@@ -108,6 +108,7 @@ impl Pipeline {
                     bytes: *bytes,
                     writers: config.workers,
                     ports: ports_of(&config.ports, &group),
+                    waits: !config.live,
                 };
                 Some(Arc::new(Ring::open(ring).map_err(words)?))
             }

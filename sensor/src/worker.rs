@@ -56,17 +56,9 @@ impl Stage {
     /// Takes a burst to its end.
     pub fn burst(&mut self, burst: Burst<'_>) {
         let mut kept = [Frame::default(); BURST_MAX];
-        let mut count = 0;
-        for frame in burst.frames {
-            let stays = self.account(frame);
-            if let Some(place) = kept.get_mut(count).filter(|_| stays) {
-                *place = *frame;
-                count += 1;
-            }
-        }
-        let frames = kept.get(..count).unwrap_or_default();
+        let frames = self.account(burst.frames, &mut kept);
         let mut tags = [FlowTag::default(); BURST_MAX];
-        let tags = tags.get_mut(..count).unwrap_or_default();
+        let tags = tags.get_mut(..frames.len()).unwrap_or_default();
         self.shard.observe_burst(frames, &mut self.networks, &mut self.batcher, tags);
         for (frame, tag) in frames.iter().zip(tags.iter()) {
             self.store(frame, *tag);
@@ -78,20 +70,34 @@ impl Stage {
         }
     }
 
-    /// Counts a frame as received; false if it is a duplicate.
-    fn account(&mut self, frame: &Frame<'_>) -> bool {
-        let wire = u64::from(frame.wire_len);
-        let Some(account) = self.accounts.get_mut(usize::from(frame.port)) else { return false };
-        if let Some(row) = account.turn_to(frame.time) {
-            self.batcher.emit(row.into());
+    /// Counts frames as received and gives those that are no duplicates.
+    fn account<'k, 'a: 'k>(
+        &mut self,
+        frames: &'k [Frame<'a>],
+        kept: &'k mut [Frame<'a>; BURST_MAX],
+    ) -> &'k [Frame<'a>] {
+        let mut earned = 0;
+        for frame in frames {
+            let Some(account) = self.accounts.get_mut(usize::from(frame.port)) else { continue };
+            if let Some(row) = account.turn_to(frame.time) {
+                self.batcher.emit(row.into());
+            }
+            account.total.received.add(u64::from(frame.wire_len));
+            earned += u64::from(frame.wire_len);
         }
-        account.total.received.add(wire);
-        self.batcher.earn(wire);
-        let duplicate = self.duplicates.as_mut().is_some_and(|window| window.is_duplicate(&decode(frame), frame.time));
-        if duplicate {
-            account.total.duplicate.add(wire);
+        self.batcher.earn(earned);
+        let Some(window) = &mut self.duplicates else { return frames };
+        let mut count = 0;
+        for frame in frames {
+            let Some(account) = self.accounts.get_mut(usize::from(frame.port)) else { continue };
+            if window.is_duplicate(&decode(frame), frame.time) {
+                account.total.duplicate.add(u64::from(frame.wire_len));
+            } else if let Some(place) = kept.get_mut(count) {
+                *place = *frame;
+                count += 1;
+            }
         }
-        !duplicate
+        kept.get(..count).unwrap_or_default()
     }
 
     /// Appends a frame to the ring, and its flow to the segment's index where that is due.

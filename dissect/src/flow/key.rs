@@ -85,6 +85,20 @@ impl FlowKey {
         FlowKey { network: 0, a, b, a_port, b_port, proto }
     }
 
+    /// The same key: as `==`, in a few registers instead of calls for the addresses.
+    #[inline]
+    pub(super) fn is(&self, other: &FlowKey) -> bool {
+        let whole = |key: &FlowKey| [u128::from_ne_bytes(key.a.0), u128::from_ne_bytes(key.b.0)];
+        let rest = |key: &FlowKey| {
+            u128::from(key.network) << 40
+                | u128::from(key.a_port) << 24
+                | u128::from(key.b_port) << 8
+                | u128::from(key.proto.0)
+        };
+        let ([a, b], [other_a, other_b]) = (whole(self), whole(other));
+        (a ^ other_a) | (b ^ other_b) | (rest(self) ^ rest(other)) == 0
+    }
+
     /// A keyed hash. `secret` keeps an attacker from choosing flows that collide.
     #[inline]
     pub fn hash(&self, secret: [u64; 2]) -> u64 {

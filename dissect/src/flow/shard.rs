@@ -16,8 +16,8 @@ use thymus_record::table::{EndReason, FlowKind};
 use thymus_record::time::SECOND;
 use thymus_record::{Address, RecordSink, Time};
 
-/// Most frames in a call.
-const BURST_MAX: usize = 64;
+/// Frames looked at together: what is known of them and the flows they mean fit into the first cache.
+const STRIDE: usize = 64;
 /// Time between interim rows.
 const INTERIM: u64 = 300 * SECOND;
 
@@ -89,7 +89,7 @@ impl FlowShard {
         }
     }
 
-    /// Takes a burst of at most 64 frames; `tags` says where each went.
+    /// Takes a burst of frames; `tags` says where each went.
     pub fn observe_burst(
         &mut self,
         frames: &[Frame<'_>],
@@ -97,8 +97,20 @@ impl FlowShard {
         sink: &mut dyn RecordSink,
         tags: &mut [FlowTag],
     ) {
-        let mut looks: [Option<Look<'_>>; BURST_MAX] = [const { None }; BURST_MAX];
-        let mut hashes = [0u64; BURST_MAX];
+        for (frames, tags) in frames.chunks(STRIDE).zip(tags.chunks_mut(STRIDE)) {
+            self.observe_stride(frames, networks, sink, tags);
+        }
+    }
+
+    fn observe_stride(
+        &mut self,
+        frames: &[Frame<'_>],
+        networks: &mut NetworkTable,
+        sink: &mut dyn RecordSink,
+        tags: &mut [FlowTag],
+    ) {
+        let mut looks: [Option<Look<'_>>; STRIDE] = [const { None }; STRIDE];
+        let mut hashes = [0u64; STRIDE];
         for ((look, hash), frame) in looks.iter_mut().zip(&mut hashes).zip(frames) {
             let packet = decode(frame);
             let network = networks.number(frame.port, &packet.layers);
@@ -117,8 +129,8 @@ impl FlowShard {
     }
 
     /// Brings the buckets and flows of these hashes into the cache, a short loop each, so that their misses overlap.
-    fn touch(&self, hashes: &[u64]) -> [u32; BURST_MAX] {
-        let mut guesses = [0u32; BURST_MAX];
+    fn touch(&self, hashes: &[u64]) -> [u32; STRIDE] {
+        let mut guesses = [0u32; STRIDE];
         let mut touched = hashes.iter().fold(0, |touched, hash| touched ^ self.table.touch(*hash));
         for (guess, hash) in guesses.iter_mut().zip(hashes) {
             *guess = self.table.guess(*hash);

@@ -77,7 +77,7 @@ impl Table {
     }
 
     fn is_flow(&self, place: u32, hash: u64, key: &FlowKey) -> bool {
-        self.flows.get(place as usize).is_some_and(|flow| flow.hash == (hash | USED) && flow.key == *key)
+        self.flows.get(place as usize).is_some_and(|flow| flow.hash == (hash | USED) && flow.key.is(key))
     }
 
     /// Looks a key up, first at the place that was guessed.
@@ -87,10 +87,7 @@ impl Table {
             return Some(guess);
         }
         let tag = tag_of(hash);
-        self.entries(hash)
-            .filter(|entry| entry & TAG == tag)
-            .map(low)
-            .find(|place| self.is_flow(*place, hash, key))
+        self.entries(hash).filter(|entry| entry & TAG == tag).map(low).find(|place| self.is_flow(*place, hash, key))
     }
 
     /// The entries of both buckets.

@@ -13,6 +13,7 @@ use super::BatchError;
 use super::wire::{Reader, put_bytes, put_varint, unzigzag, varint_len, zigzag};
 use crate::column::Proto;
 use crate::{Address, Kind, Mac, Time, Value};
+use foldhash::fast::RandomState;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -20,6 +21,9 @@ use std::collections::HashMap;
 const THING_MAX: usize = 64 * 1024;
 /// Most items in all lists of a column together.
 const ITEMS_MAX: usize = 1 << 20;
+
+/// Things that show whether a dictionary is worth its while.
+const SAMPLE: usize = 256;
 
 const PLAIN: u8 = 0;
 const DELTA: u8 = 1;
@@ -146,7 +150,7 @@ fn put_numbers(numbers: impl Iterator<Item = u64> + Clone, out: &mut Vec<u8>) {
 }
 
 fn put_things<'a>(things: impl Iterator<Item = Thing<'a>> + Clone, out: &mut Vec<u8>) {
-    let mut positions: HashMap<Thing<'a>, u64> = HashMap::new();
+    let mut positions: HashMap<Thing<'a>, u64, RandomState> = HashMap::default();
     let (mut order, mut indices) = (Vec::new(), Vec::new());
     for thing in things.clone() {
         let next = positions.len() as u64;
@@ -155,8 +159,11 @@ fn put_things<'a>(things: impl Iterator<Item = Thing<'a>> + Clone, out: &mut Vec
             order.push(thing);
         }
         indices.push(position);
+        if indices.len() == SAMPLE && is_diverse(&order, &indices) {
+            break;
+        }
     }
-    if order.len() * 4 > indices.len() * 3 {
+    if is_diverse(&order, &indices) {
         out.push(PLAIN);
         things.for_each(|thing| put_bytes(out, thing.bytes()));
         return;
@@ -165,6 +172,11 @@ fn put_things<'a>(things: impl Iterator<Item = Thing<'a>> + Clone, out: &mut Vec
     put_varint(out, order.len() as u64);
     order.iter().for_each(|thing| put_bytes(out, thing.bytes()));
     put_numbers(indices.iter().copied(), out);
+}
+
+/// Too few things come again for a dictionary.
+fn is_diverse(order: &[Thing<'_>], indices: &[u64]) -> bool {
+    order.len() * 4 > indices.len() * 3
 }
 
 /// Reads a column of `rows` values and hands each, in order, to `each`.

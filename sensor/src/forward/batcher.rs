@@ -3,6 +3,7 @@
 
 use super::budget::{Budget, Detail, Rollups};
 use crate::certificates::Certificates;
+use crossbeam::queue::ArrayQueue;
 use ringbuf::HeapProd;
 use ringbuf::traits::Producer;
 use std::collections::HashMap;
@@ -13,13 +14,28 @@ use thymus_record::batch::{BYTES_MAX, ROWS_MAX};
 use thymus_record::time::SECOND;
 use thymus_record::{NetworkPath, Record, RecordSink, Time};
 
+/// Empty vectors on their way back to the worker, so that it takes no fresh memory for its rows.
+type Pool = Arc<ArrayQueue<Vec<Record>>>;
+
+/// Vectors kept for later.
+const POOLED: usize = 8;
+
 /// Rows on their way to become a batch; their network numbers are positions in `networks`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Chunk {
     /// The rows.
     pub records: Vec<Record>,
     /// Their network paths.
     pub networks: Vec<NetworkPath>,
+    pool: Pool,
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let mut records = std::mem::take(&mut self.records);
+        records.clear();
+        let _ = self.pool.push(records);
+    }
 }
 
 /// What a worker's records became, readable by all threads.
@@ -36,6 +52,7 @@ pub struct BatcherCounts {
 /// A worker's record sink.
 pub struct Batcher {
     rows: Vec<Record>,
+    pool: Pool,
     estimate: usize,
     opened: Option<Time>,
     budget: Budget,
@@ -68,6 +85,7 @@ impl Batcher {
     pub fn new(shard: u8, outbox: HeapProd<Chunk>, waits: bool) -> Batcher {
         Batcher {
             rows: Vec::with_capacity(2 * ROWS_MAX),
+            pool: Arc::new(ArrayQueue::new(POOLED)),
             estimate: 0,
             opened: None,
             budget: Budget::default(),
@@ -125,13 +143,12 @@ impl Batcher {
     fn hand_over(&mut self, networks: &NetworkTable) {
         self.opened = None;
         self.estimate = 0;
-        let mut rows = std::mem::replace(&mut self.rows, Vec::with_capacity(2 * ROWS_MAX)).into_iter();
-        loop {
-            let records: Vec<Record> = rows.by_ref().take(ROWS_MAX).collect();
-            if records.is_empty() {
-                return;
-            }
-            self.send(chunk_of(records, networks));
+        while !self.rows.is_empty() {
+            let mut rest = self.pool.pop().unwrap_or_else(|| Vec::with_capacity(2 * ROWS_MAX));
+            rest.extend(self.rows.drain(ROWS_MAX.min(self.rows.len())..));
+            let rows = std::mem::replace(&mut self.rows, rest);
+            let chunk = self.chunk_of(rows, networks);
+            self.send(chunk);
         }
     }
 
@@ -150,19 +167,24 @@ impl Batcher {
             }
         }
     }
-}
 
-/// Gives the rows network numbers of their own chunk.
-fn chunk_of(mut records: Vec<Record>, table: &NetworkTable) -> Chunk {
-    let mut numbers: HashMap<u32, u32> = HashMap::new();
-    let mut networks = Vec::new();
-    for record in &mut records {
-        let number = record.network();
-        let local = *numbers.entry(number).or_insert_with(|| {
-            networks.push(table.path(number));
-            u32::try_from(networks.len() - 1).unwrap_or_default()
-        });
-        record.set_network(local);
+    /// Gives the rows network numbers of their own chunk.
+    fn chunk_of(&self, mut records: Vec<Record>, table: &NetworkTable) -> Chunk {
+        let mut numbers: HashMap<u32, u32> = HashMap::new();
+        let mut networks = Vec::new();
+        let mut last = None;
+        for record in &mut records {
+            let number = record.network();
+            let local = match last {
+                Some((known, local)) if known == number => local,
+                _ => *numbers.entry(number).or_insert_with(|| {
+                    networks.push(table.path(number));
+                    u32::try_from(networks.len() - 1).unwrap_or_default()
+                }),
+            };
+            last = Some((number, local));
+            record.set_network(local);
+        }
+        Chunk { records, networks, pool: Arc::clone(&self.pool) }
     }
-    Chunk { records, networks }
 }

@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "packets are copied straight into mapped memory, without a slice over racing bytes")]
 
 use super::layout::{END_AT, PACKET_OVERHEAD, RECORDS_AT, SLOT_BYTES, STATE_AT, State};
-use memmap2::MmapRaw;
+use memmap2::{Advice, MmapRaw};
 use std::fs::File;
 use std::io;
 use std::ptr;
@@ -28,13 +28,15 @@ impl Map {
         if raw.len() < count * SLOT_BYTES {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the staging file is too short"));
         }
-        let map = Map { raw, count };
-        for at in (0..count * SLOT_BYTES).step_by(4096) {
-            // SAFETY: within the mapping by the check above; nobody else has this map yet; adding 0 keeps what an
-            // earlier process left there.
-            unsafe { (*map.raw.as_mut_ptr().add(at).cast::<AtomicU32>()).fetch_add(0, Ordering::Relaxed) };
+        if raw.advise(Advice::PopulateWrite).is_err() {
+            // Before Linux 5.14, page by page.
+            for at in (0..count * SLOT_BYTES).step_by(4096) {
+                // SAFETY: within the mapping by the check above; nobody else has this map yet; adding 0 keeps what an
+                // earlier process left there.
+                unsafe { (*raw.as_mut_ptr().add(at).cast::<AtomicU32>()).fetch_add(0, Ordering::Relaxed) };
+            }
         }
-        Ok(map)
+        Ok(Map { raw, count })
     }
 
     /// How many segments.

@@ -42,8 +42,10 @@ use thymus_record::Time;
 use thymus_record::ledger::Count;
 use writer::{Task, Writer};
 
-/// Staging segments beside one a writer: 100 MB, which is 2 s of a stalled disk at 400 Mbit/s.
+/// Staging segments beside two a writer: 100 MB, which is 2 s of a stalled disk at 400 Mbit/s.
 const SPARE_SEGMENTS: usize = 24;
+/// The same where appenders wait for the disk.
+const SPARE_SEGMENTS_WAITING: usize = 6;
 
 /// How a ring is opened.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ pub struct RingConfig {
     pub writers: usize,
     /// Name and group of each capture port.
     pub ports: Vec<(String, String)>,
+    /// Its appenders wait for the disk, as for capture files; live ones shed.
+    pub waits: bool,
 }
 
 /// The ring cannot be used; the text says why and what to do.
@@ -127,7 +131,8 @@ impl Ring {
         let disk = Disk::open(dir, &superblock).map_err(failed)?;
         let staging = staging_path(dir, superblock.ring);
         let left = writer::take_over(&disk, &superblock, &staging).map_err(failed)?;
-        let count = config.writers * 2 + SPARE_SEGMENTS.min(usize::try_from(superblock.slots).unwrap_or(usize::MAX));
+        let spare = if config.waits { SPARE_SEGMENTS_WAITING } else { SPARE_SEGMENTS };
+        let count = config.writers * 2 + spare.min(usize::try_from(superblock.slots).unwrap_or(usize::MAX));
         let map = Arc::new(disk::staging(&staging, count).map_err(failed)?);
         let free = ArrayQueue::new(count);
         for staged in Staged::all(&map) {

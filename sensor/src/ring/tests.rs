@@ -8,7 +8,7 @@ use thymus_record::query::{FlowMatch, PcapQuery};
 
 fn config(dir: &Path, slots: u64, writers: usize) -> RingConfig {
     let bytes = slots * (SLOT_BYTES + superblock::INDEX_BYTES) as u64;
-    RingConfig { dir: dir.to_owned(), bytes, writers, ports: vec![("span0".into(), "blue".into())] }
+    RingConfig { dir: dir.to_owned(), bytes, writers, ports: vec![("span0".into(), "blue".into())], waits: false }
 }
 
 /// An Ethernet frame with IPv4 and UDP, its number in the payload.
