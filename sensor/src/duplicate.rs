@@ -17,21 +17,21 @@ struct Seen {
 
 /// Frames of the last millisecond, by hash.
 pub struct DuplicateWindow {
+    key: [u64; 2],
     buckets: Box<[[Seen; 2]]>,
 }
 
-impl Default for DuplicateWindow {
-    fn default() -> DuplicateWindow {
-        DuplicateWindow { buckets: vec![[Seen::default(); 2]; BUCKETS].into_boxed_slice() }
-    }
-}
-
 impl DuplicateWindow {
+    /// An empty window. The key is secret.
+    pub fn new(key: [u64; 2]) -> DuplicateWindow {
+        DuplicateWindow { key, buckets: vec![[Seen::default(); 2]; BUCKETS].into_boxed_slice() }
+    }
+
     /// True if the same IP packet was seen within the window. Frames without an IP packet are never duplicates.
     pub fn is_duplicate(&mut self, packet: &Packet<'_>, time: Time) -> bool {
         let Content::Ip(datagram) = &packet.content else { return false };
         let layers = packet.tunnel.map_or(0, |tunnel| tunnel.id.wrapping_add(1));
-        let hash = hash_of(datagram.bytes) ^ layers.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let hash = hash_of(self.key, datagram.bytes) ^ layers.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let at = (hash >> 40) as usize % BUCKETS;
         let Some(bucket) = self.buckets.get_mut(at) else { return false };
         let [new, old] = *bucket;
@@ -46,17 +46,27 @@ impl DuplicateWindow {
     }
 }
 
-/// A 64-bit hash of bytes, eight at a time; not secret, since a collision within a millisecond costs one packet at most.
-fn hash_of(bytes: &[u8]) -> u64 {
-    let mut state = 0x51_7c_c1_b7_27_22_0a_95_u64 ^ bytes.len() as u64;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        state = (state.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x51_7c_c1_b7_27_22_0a_95);
+/// A keyed 64-bit hash of bytes, sixteen at a time: nobody without the key can make a packet pass for the copy of
+/// another, and so keep it out of the capture.
+#[expect(clippy::cast_possible_truncation, reason = "both halves of a word are taken")]
+fn hash_of([one, two]: [u64; 2], bytes: &[u8]) -> u64 {
+    let mut state = one ^ bytes.len() as u64;
+    let (pairs, rest) = bytes.as_chunks::<16>();
+    for pair in pairs {
+        let word = u128::from_le_bytes(*pair);
+        state = fold(word as u64 ^ two, (word >> 64) as u64 ^ state);
     }
-    for byte in rest {
-        state = (state.rotate_left(5) ^ u64::from(*byte)).wrapping_mul(0x51_7c_c1_b7_27_22_0a_95);
-    }
-    state ^ (state >> 29)
+    let mut last = [0; 16];
+    last.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
+    let word = u128::from_le_bytes(last);
+    fold(fold(word as u64 ^ two, (word >> 64) as u64 ^ state), one ^ two)
+}
+
+/// A multiplication whose both halves count.
+#[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
 }
 
 #[cfg(test)]
@@ -79,7 +89,7 @@ mod tests {
 
     #[test]
     fn the_second_copy_goes_and_retransmissions_stay() {
-        let mut window = DuplicateWindow::default();
+        let mut window = DuplicateWindow::new([11, 22]);
         assert!(!seen(&mut window, &packet(1), 1_000));
         assert!(seen(&mut window, &packet(1), 9_000), "egress copy, tags aside");
         assert!(!seen(&mut window, &packet(2), 9_500), "another IP id");

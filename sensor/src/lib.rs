@@ -42,6 +42,9 @@ pub mod replay;
 /// `join`: an identity from a token.
 pub mod join;
 
+#[cfg(test)]
+mod ledger_tests;
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

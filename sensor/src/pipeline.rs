@@ -213,6 +213,12 @@ impl Shared {
         ledger
     }
 
+    /// The ring, where one is kept.
+    #[cfg(test)]
+    pub(crate) fn ring(&self) -> Option<&Arc<Ring>> {
+        self.ring.as_ref()
+    }
+
     /// Sentences that a port or the ring found at the start.
     pub fn find(&self, sentence: String) {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(sentence);
@@ -311,7 +317,7 @@ fn stage_of(
         appender: ring.map(|ring| ring.appender(worker)).transpose().map_err(words)?,
         batcher: Batcher::new(shard, outbox, !config.live),
         accounts,
-        duplicates: (config.live && config.duplicates).then(DuplicateWindow::default),
+        duplicates: (config.live && config.duplicates).then(|| DuplicateWindow::new(config.secret)),
         waits: !config.live,
         gauges: Arc::default(),
     })

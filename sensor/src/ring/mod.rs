@@ -170,6 +170,12 @@ impl Ring {
         }
     }
 
+    /// Takes all free segments away, as a disk does that stands still.
+    #[cfg(test)]
+    pub(crate) fn hold_free_segments(&self) -> Vec<map::Staged> {
+        std::iter::from_fn(|| self.core.free.pop()).collect()
+    }
+
     /// What was written and lost.
     pub fn counts(&self) -> RingCounts {
         let counters = &self.core.counters;

@@ -234,8 +234,9 @@ impl Tls {
         let row = self.row(flow);
         row.server_name = hello.server_name.clone().or(row.server_name.take());
         row.client_alpn.clone_from(&hello.alpn);
-        row.ja3 = Some(fingerprint::ja3(hello));
-        row.ja4 = Some(fingerprint::ja4(hello));
+        // After a retry the client comes with fewer extensions: its first hello is what tells clients apart.
+        row.ja3.get_or_insert_with(|| fingerprint::ja3(hello));
+        row.ja4.get_or_insert_with(|| fingerprint::ja4(hello));
     }
 
     fn server_hello(&mut self, flow: &FlowContext, hello: &ServerHello) {
