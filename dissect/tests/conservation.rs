@@ -114,7 +114,7 @@ prop_compose! {
         let wire_len = bytes.len() as u32;
         if let Some((at, value)) = damage {
             let at = usize::from(at) % bytes.len();
-            bytes[at] = value;
+            *bytes.get_mut(at).unwrap() = value;
         }
         bytes.truncate(cut.unwrap_or(bytes.len()));
         (bytes, wire_len, later)

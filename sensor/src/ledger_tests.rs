@@ -1,5 +1,4 @@
 //! A thousand losses made at each stage are a thousand in the ledger, and what came in is the sum of what became of it.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use crate::clock::SystemClock;
 use crate::deal::deal_to;

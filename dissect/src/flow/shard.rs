@@ -7,7 +7,7 @@ use super::key::{FlowKey, Side};
 use super::network::NetworkTable;
 use super::table::Table;
 use super::tcp::Tcp;
-use super::transport::{context_of, originator_of, segment_of, take_transport};
+use super::transport::{At, context_of, originator_of, segment_of, take_transport};
 use super::weird::Weirds;
 use crate::Frame;
 use crate::decode::{Content, Datagram, Packet, TcpFlags, Transport, Weird, decode, decode_datagram};
@@ -394,15 +394,4 @@ impl FlowTag {
     pub fn is_none(&self) -> bool {
         self.place.is_none()
     }
-}
-
-/// A packet on its way into its flow.
-pub(super) struct At<'a> {
-    pub(super) packet: &'a Packet<'a>,
-    pub(super) datagram: &'a Datagram<'a>,
-    pub(super) key: FlowKey,
-    pub(super) side: Side,
-    pub(super) hash: u64,
-    pub(super) guess: u32,
-    pub(super) frames: Count,
 }

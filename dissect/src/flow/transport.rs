@@ -2,13 +2,24 @@
 //! the reader of the flow's protocol.
 
 use super::entry::Flow;
-use super::key::Side;
+use super::key::{FlowKey, Side};
 use super::ports::is_likely_server;
-use super::shard::At;
 use super::tcp::{EndState, Roles, Segment};
-use crate::decode::{self, TcpFlags, Transport};
+use crate::decode::{self, Datagram, Packet, TcpFlags, Transport};
 use crate::extract::{Analyzer, Direction, FlowContext};
+use thymus_record::ledger::Count;
 use thymus_record::{RecordSink, Time};
+
+/// A packet on its way into its flow.
+pub(super) struct At<'a> {
+    pub(super) packet: &'a Packet<'a>,
+    pub(super) datagram: &'a Datagram<'a>,
+    pub(super) key: FlowKey,
+    pub(super) side: Side,
+    pub(super) hash: u64,
+    pub(super) guess: u32,
+    pub(super) frames: Count,
+}
 
 pub(super) fn segment_of(tcp: &decode::Tcp<'_>, side: Side) -> Segment {
     let decode::Tcp { seq, ack, flags, window, payload_len, .. } = *tcp;
