@@ -125,6 +125,9 @@ impl Ring {
     pub fn open(config: RingConfig) -> Result<Ring, RingError> {
         let dir = config.dir.as_path();
         let failed = |why: String| RingError::new(dir, why);
+        if dir.exists() && !dir.is_dir() {
+            return Err(failed("is a file: give a folder for the ring".to_owned()));
+        }
         std::fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
         let lock = lock(dir)?;
         let superblock = Superblock::open_or_create(dir, config.bytes).map_err(failed)?;
