@@ -1,13 +1,14 @@
 //! Identities: a certificate names one role and id as a SAN URI, `thymus://<deployment>/master|sensor|agent/<id>`, and
 //! every peer checks the role that it expects.
 
+use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use thymus_record::SensorId;
+use thymus_record::{SensorId, Time};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -98,6 +99,8 @@ pub struct Identity {
     pub key: PrivateKeyDer<'static>,
     /// The deployment's root.
     pub root: CertificateDer<'static>,
+    /// The folder that it was read from.
+    pub state: PathBuf,
 }
 
 /// There is no usable identity.
@@ -140,7 +143,40 @@ impl Identity {
         let path = state.join("key.pem");
         let key = PrivateKeyDer::from_pem_file(&path).map_err(|error| unusable(&path, error))?;
         let Card { sensor, deployment, group, addresses } = card;
-        Ok(Identity { sensor: SensorId(sensor), deployment, group, addresses, chain, key, root })
+        let state = state.to_owned();
+        Ok(Identity { sensor: SensorId(sensor), deployment, group, addresses, chain, key, root, state })
+    }
+
+    /// A request for the next certificate of the same key, DER.
+    pub fn request(&self) -> Result<Vec<u8>, IdentityError> {
+        let failed = |error: rcgen::Error| unusable(&self.state.join("key.pem"), error);
+        let key = KeyPair::try_from(&self.key).map_err(failed)?;
+        let request = CertificateParams::new(Vec::<String>::new()).and_then(|params| params.serialize_request(&key));
+        Ok(request.map_err(failed)?.der().to_vec())
+    }
+
+    /// Takes the next certificate, which must be for the same key, role and number; it counts from the next connection.
+    pub fn renew(&self, chain: &str) -> Result<(), IdentityError> {
+        let refused = |why: &str| unusable(&self.state.join("cert.pem"), format!("the next certificate {why}"));
+        let leaf = CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|_error| refused("is damaged"))?;
+        let (Some(own), Some(next)) = (self.chain.first().and_then(Named::of), Named::of(&leaf)) else {
+            return Err(refused("names nobody"));
+        };
+        if (&own.deployment, own.role, own.id) != (&next.deployment, next.role, next.id) {
+            return Err(refused("is for somebody else"));
+        }
+        let key = KeyPair::try_from(&self.key).map_err(|error| unusable(&self.state.join("key.pem"), error))?;
+        let same = X509Certificate::from_der(&leaf)
+            .is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info().as_slice());
+        if !same {
+            return Err(refused("is for another key"));
+        }
+        write_private(&self.state.join("cert.pem"), chain.as_bytes())
+    }
+
+    /// Until when its certificate is valid.
+    pub fn expires(&self) -> Option<Time> {
+        self.chain.first().and_then(expiry)
     }
 
     /// Writes a state folder: the key first, `identity.toml` last, so that a half-written one does not count.
@@ -158,6 +194,13 @@ impl Identity {
         let text = toml::to_string(&card).map_err(|error| unusable(state, error))?;
         write_private(&state.join("identity.toml"), text.as_bytes())
     }
+}
+
+/// Until when a certificate is valid.
+pub fn expiry(certificate: &CertificateDer<'_>) -> Option<Time> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(Time::from_parts(seconds, 0))
 }
 
 /// What [`Identity::save`] writes.

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use thymus_record::Time;
 use thymus_record::time::SECOND;
 use time::OffsetDateTime;
@@ -24,6 +25,11 @@ use time::OffsetDateTime;
 pub const MASTER_NAME: &str = "master.thymus.internal";
 /// Days that a leaf is valid.
 const LEAF_DAYS: u64 = 30;
+/// A leaf with less life left than this is renewed: from a third of its life on, so that a master that was away for
+/// weeks finds its sensors still able to connect.
+pub const RENEW_BEFORE: u64 = 20 * DAY;
+/// Days that the server's certificate is valid, and the age at which it is made anew.
+const SERVER_DAYS: (u64, u64) = (397, 200);
 /// Days that the root and the intermediate are valid.
 const ROOT_DAYS: u64 = 3_650;
 const DAY: u64 = 86_400 * SECOND;
@@ -63,7 +69,15 @@ pub struct Issuer {
     root: CertificateDer<'static>,
     intermediate: CertificateDer<'static>,
     signer: rcgen::Issuer<'static, KeyPair>,
-    server: (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+    names: Vec<String>,
+    server: Mutex<Server>,
+}
+
+/// The server's chain and key, and when they were made.
+struct Server {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    made: Time,
 }
 
 impl Issuer {
@@ -84,7 +98,8 @@ impl Issuer {
         let server = server_leaf(&deployment, names, now, &signer).map_err(|error| damaged(error.to_string()))?;
         let (leaf, key) = server;
         let chain = vec![leaf, intermediate.clone(), root.clone()];
-        Ok(Issuer { dir: dir.to_owned(), deployment, root, intermediate, signer, server: (chain, key) })
+        let (server, names) = (Mutex::new(Server { chain, key, made: now }), names.to_vec());
+        Ok(Issuer { dir: dir.to_owned(), deployment, root, intermediate, signer, names, server })
     }
 
     /// The deployment's id.
@@ -104,7 +119,19 @@ impl Issuer {
 
     /// The server's chain and key.
     pub fn server(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        (self.server.0.clone(), self.server.1.clone_key())
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        (server.chain.clone(), server.key.clone_key())
+    }
+
+    /// Makes the server's certificate anew once it is old; true if it did.
+    pub fn renew_server(&self, now: Time) -> bool {
+        let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.since(server.made) < SERVER_DAYS.1 * DAY {
+            return false;
+        }
+        let Ok((leaf, key)) = server_leaf(&self.deployment, &self.names, now, &self.signer) else { return false };
+        *server = Server { chain: vec![leaf, self.intermediate.clone(), self.root.clone()], key, made: now };
+        true
     }
 
     /// A new token, and what is kept of it.
@@ -203,7 +230,8 @@ fn create(dir: &Path, now: Time) -> Result<(), IssuerError> {
     Ok(())
 }
 
-/// The server's certificate is made at each start: the key never leaves memory, and names follow the configuration.
+/// The server's certificate is made at each start and before it grows old: the key never leaves memory, and names
+/// follow the configuration.
 fn server_leaf(
     deployment: &str,
     names: &[String],
@@ -221,8 +249,7 @@ fn server_leaf(
             Err(_) => params.subject_alt_names.push(SanType::DnsName(Ia5String::try_from(name)?)),
         }
     }
-    // Serves until the next restart, so it must outlast a leaf.
-    set_validity(&mut params, now, 397);
+    set_validity(&mut params, now, SERVER_DAYS.0);
     let certificate = params.signed_by(&key, signer)?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).ok().ok_or(rcgen::Error::CouldNotParseKeyPair)?;
     Ok((certificate.der().clone(), key))

@@ -18,6 +18,8 @@ pub mod frame;
 pub mod enrol;
 /// Batches waiting on disk.
 pub mod spool;
+/// Failures in words.
+mod cure;
 /// The sensor's side of the connection.
 pub mod uplink;
 /// The master's side.

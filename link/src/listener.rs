@@ -3,12 +3,13 @@
 use crate::Role;
 use crate::enrol::{Redeemed, TokenBook, serve};
 use crate::frame::{Assembly, Kind, WireFrame, read};
+use crate::identity::expiry;
 use crate::issuer::Issuer;
 use crate::tls::{ALPN_JOIN, ALPN_LINK, ServerConfigs, peer_as};
 use rustls::server::Acceptor;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thymus_record::message::{Hello, ToMaster, ToSensor};
 use thymus_record::{SensorId, Time};
@@ -42,6 +43,8 @@ pub struct SensorPeer {
     pub address: SocketAddr,
     /// What it said first.
     pub hello: Hello,
+    /// Until when its certificate is valid.
+    pub expires: Time,
 }
 
 /// What came in.
@@ -59,7 +62,7 @@ pub type Revoked = Arc<dyn Fn(SensorId, &[u8]) -> bool + Send + Sync>;
 
 /// The listener's TLS side; the master owns the socket.
 pub struct Listener {
-    configs: ServerConfigs,
+    configs: Mutex<ServerConfigs>,
     issuer: Arc<Issuer>,
     book: Arc<dyn TokenBook>,
     revoked: Revoked,
@@ -69,7 +72,18 @@ impl Listener {
     /// A listener with this authority, book of tokens and list of revoked certificates.
     pub fn new(issuer: Arc<Issuer>, book: Arc<dyn TokenBook>, revoked: Revoked) -> Result<Listener, AcceptError> {
         let configs = ServerConfigs::new(&issuer).map_err(|error| AcceptError(error.to_string()))?;
-        Ok(Listener { configs, issuer, book, revoked })
+        Ok(Listener { configs: Mutex::new(configs), issuer, book, revoked })
+    }
+
+    /// The configurations, with the server's certificate of today.
+    fn configs(&self, now: Time) -> ServerConfigs {
+        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.issuer.renew_server(now)
+            && let Ok(fresh) = ServerConfigs::new(&self.issuer)
+        {
+            *configs = fresh;
+        }
+        configs.clone()
     }
 
     /// Takes a connection through its handshake; a joiner is served to its end.
@@ -83,18 +97,19 @@ impl Listener {
         let _ = stream.set_nodelay(true);
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(failed)?;
         let asked: Vec<Vec<u8>> = start.client_hello().alpn().into_iter().flatten().map(<[u8]>::to_vec).collect();
+        let configs = self.configs(now);
         let (links, joins) = (asked.iter().any(|each| each == ALPN_LINK), asked.iter().any(|each| each == ALPN_JOIN));
         match (links, joins) {
             (false, false) => {
-                let tls = start.into_stream(Arc::clone(&self.configs.web)).await.map_err(failed)?;
+                let tls = start.into_stream(configs.web).await.map_err(failed)?;
                 Ok(Accepted::Web(Box::new(tls)))
             }
             (true, false) if asked.len() == 1 => {
-                let tls = start.into_stream(Arc::clone(&self.configs.link)).await.map_err(failed)?;
+                let tls = start.into_stream(configs.link).await.map_err(failed)?;
                 self.welcome(tls, peer).await
             }
             (false, true) if asked.len() == 1 => {
-                let mut tls = start.into_stream(Arc::clone(&self.configs.join)).await.map_err(failed)?;
+                let mut tls = start.into_stream(configs.join).await.map_err(failed)?;
                 let served = serve(&mut tls, &self.issuer, self.book.as_ref(), now, peer.ip()).await;
                 served.map(|(redeemed, name)| Accepted::Enrolled(redeemed, name)).map_err(AcceptError)
             }
@@ -106,15 +121,21 @@ impl Listener {
         let named = peer_as(tls.get_ref().1.peer_certificates(), Role::Sensor, self.issuer.deployment());
         let named = named.map_err(|why| AcceptError(why.to_owned()))?;
         let sensor = SensorId(named.id);
-        if (self.revoked)(sensor, &named.serial) {
-            return Err(AcceptError(format!("sensor {} is revoked", named.id)));
-        }
+        let leaf = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let expires = leaf.and_then(expiry).unwrap_or_default();
         let first = read(&mut tls).await.map_err(|error| AcceptError(format!("no hello: {error}")))?;
         let first = first.and_then(|frame| serde_json::from_slice(&frame.payload).ok());
         let Some(ToMaster::Hello(hello)) = first else {
             return Err(AcceptError("the sensor did not say hello".to_owned()));
         };
-        let peer = SensorPeer { sensor, serial: named.serial, address, hello };
+        if (self.revoked)(sensor, &named.serial) {
+            let why = "this sensor was revoked at the master: to let it in again, give it a new token and an empty state folder";
+            let refusal = WireFrame::control(&ToSensor::Refused { why: why.to_owned() });
+            let _ = tls.write_all(&refusal.encode()).await;
+            let _ = tls.shutdown().await;
+            return Err(AcceptError(format!("sensor {} is revoked", named.id)));
+        }
+        let peer = SensorPeer { sensor, serial: named.serial, address, hello, expires };
         Ok(Accepted::Sensor(Box::new(peer), Box::new(SensorLink { tls })))
     }
 }

@@ -2,11 +2,14 @@
 //! queries and tells the sensor's health. Control goes before metadata, metadata before packets, and packets only
 //! against credit, so that control never waits behind them. Capture never waits for any of this.
 
+use crate::cure::with_cure;
 use crate::enrol::connect;
 use crate::frame::{Kind, PAYLOAD_MAX, WireFrame, read};
 use crate::spool::Spool;
 use crate::tls::{link_client, master_name, peer_as};
 use crate::{Identity, Role};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rand::Rng;
 use std::collections::HashMap;
 use std::io;
@@ -178,14 +181,16 @@ async fn one_connection(parts: &Arc<UplinkParts>, state: &Mutex<UplinkState>) ->
         Err(error) => return error.to_string(),
     };
     let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
-    let config = match link_client(&parts.identity) {
+    // The certificate may have been renewed since the start.
+    let newest = Identity::load(&parts.identity.state);
+    let config = match link_client(newest.as_ref().unwrap_or(&parts.identity)) {
         Ok(config) => config,
         Err(error) => return format!("our certificate cannot be used: {error}; join again"),
     };
     let handshake = timeout(Duration::from_secs(10), TlsConnector::from(config).connect(master_name(), stream)).await;
     let tls = match handshake {
         Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => return format!("the TLS handshake failed: {error}"),
+        Ok(Err(error)) => return format!("the TLS handshake failed: {}", with_cure(&error)),
         Err(_) => return "the master does not answer the TLS handshake".to_owned(),
     };
     if let Err(why) = peer_as(tls.get_ref().1.peer_certificates(), Role::Master, &parts.identity.deployment) {
@@ -194,7 +199,7 @@ async fn one_connection(parts: &Arc<UplinkParts>, state: &Mutex<UplinkState>) ->
     let shown = UplinkState { connected: true, words: format!("connected to {}", words_of(ends)), ends };
     match serve(parts, tls, || show(state, shown.clone())).await {
         Ok(()) => "the master closed the connection".to_owned(),
-        Err(error) => error.to_string(),
+        Err(error) => with_cure(&error),
     }
 }
 
@@ -228,6 +233,7 @@ async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Resu
     let hello = timeout(SILENCE_MAX, read(&mut reader)).await.map_err(io::Error::other)??;
     match hello.as_ref().and_then(|frame| serde_json::from_slice(&frame.payload).ok()) {
         Some(ToSensor::Hello(hello)) => hello.held.iter().for_each(|held| parts.spool.acknowledge(held)),
+        Some(ToSensor::Refused { why }) => return Err(io::Error::other(why)),
         _ => return Err(io::Error::other("the master did not say hello")),
     }
     parts.spool.rewind();
@@ -314,6 +320,18 @@ async fn listen(parts: &Arc<UplinkParts>, reader: &mut ReadHalf<Tls>, outbox: &O
         match message {
             ToSensor::Acknowledge(held) => parts.spool.acknowledge(&held),
             ToSensor::Fork { boot } => renew_boot(parts, boot),
+            ToSensor::Renew {} => match parts.identity.request() {
+                Ok(request) => {
+                    let request = STANDARD.encode(request);
+                    let _ = outbox.control.send(WireFrame::control(&ToMaster::Renew { request }));
+                }
+                Err(error) => tracing::warn!("no request for the next certificate: {error}"),
+            },
+            ToSensor::Renewed { chain } => match parts.identity.renew(&chain) {
+                Ok(()) => tracing::info!("the next certificate is here"),
+                Err(error) => tracing::warn!("{error}"),
+            },
+            ToSensor::Refused { why } => break Err(io::Error::other(why)),
             ToSensor::Query { id, query } if running.len() < QUERIES_MAX => {
                 let credit = Arc::new(Semaphore::new(CREDIT_FIRST as usize));
                 let entry = Running { cancelled: Arc::default(), credit };

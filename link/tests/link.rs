@@ -1,6 +1,7 @@
 //! The whole link over real TLS on loopback: joining, delivering, answering, and what wrong peers get.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+use base64::Engine;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use thymus_link::issuer::TokenGrant;
 use thymus_link::spool::{SpoolLimits, SpooledBatch};
 use thymus_link::uplink::UplinkParts;
 use thymus_link::{Accepted, Answer, FromSensor, Identity, Issuer, Listener, Role, Spool, Uplink};
-use thymus_record::message::{Health, Held, Hello, ToSensor};
+use thymus_record::message::{Health, Held, Hello, ToMaster, ToSensor};
 use thymus_record::query::{PcapQuery, QueryReport};
 use thymus_record::{BootId, SensorId, Time};
 use tokio::net::TcpListener;
@@ -53,6 +54,8 @@ struct Master {
     held: Arc<Mutex<BTreeSet<(u64, u64)>>>,
     answers: Arc<Mutex<Vec<u8>>>,
     cut: Arc<AtomicBool>,
+    renews: Arc<AtomicBool>,
+    revokes: Arc<AtomicBool>,
     _dir: tempfile::TempDir,
     _runtime: Runtime,
 }
@@ -65,10 +68,13 @@ impl Master {
         let runtime = Runtime::new().unwrap();
         let socket = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = socket.local_addr().unwrap();
-        let listener =
-            Arc::new(Listener::new(Arc::clone(&issuer), book.clone(), Arc::new(|sensor, _| sensor.0 == 66)).unwrap());
-        let (held, answers, cut) = (Arc::default(), Arc::default(), Arc::new(AtomicBool::new(false)));
-        let state = (Arc::clone(&held), Arc::clone(&answers), Arc::clone(&cut));
+        let revokes: Arc<AtomicBool> = Arc::default();
+        let revoked = Arc::clone(&revokes);
+        let revoked = Arc::new(move |_, _: &[u8]| revoked.load(Ordering::Acquire));
+        let listener = Arc::new(Listener::new(Arc::clone(&issuer), book.clone(), revoked).unwrap());
+        let (held, answers, cut, renews) = <(Arc<_>, Arc<_>, Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+        let state =
+            (Arc::clone(&held), Arc::clone(&answers), Arc::clone(&cut), Arc::clone(&renews), Arc::clone(&issuer));
         runtime.spawn(async move {
             loop {
                 let (stream, peer) = socket.accept().await.unwrap();
@@ -80,7 +86,7 @@ impl Master {
                 });
             }
         });
-        Master { book, issuer, address, held, answers, cut, _dir: dir, _runtime: runtime }
+        Master { book, issuer, address, held, answers, cut, renews, revokes, _dir: dir, _runtime: runtime }
     }
 
     fn token(&self, uses: u32) -> String {
@@ -90,13 +96,16 @@ impl Master {
     }
 }
 
-type Shared = (Arc<Mutex<BTreeSet<(u64, u64)>>>, Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
+type Shared = (Arc<Mutex<BTreeSet<(u64, u64)>>>, Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>, Arc<AtomicBool>, Arc<Issuer>);
 
-async fn serve(link: thymus_link::listener::SensorLink, (held, answers, cut): Shared) {
+async fn serve(link: thymus_link::listener::SensorLink, (held, answers, cut, renews, issuer): Shared) {
     let known: Vec<Held> =
         held.lock().unwrap().iter().map(|(boot, at)| Held { boot: BootId(*boot), ranges: vec![(*at, *at)] }).collect();
     let (sender, mut receiver) = link.split(Hello { held: known, ..Hello::default() });
     sender.send(ToSensor::Query { id: 5, query: PcapQuery::default() }).await;
+    if renews.load(Ordering::Acquire) {
+        sender.send(ToSensor::Renew {}).await;
+    }
     while let Ok(Some(message)) = receiver.next().await {
         match message {
             FromSensor::Batch(bytes) => {
@@ -111,6 +120,11 @@ async fn serve(link: thymus_link::listener::SensorLink, (held, answers, cut): Sh
             FromSensor::Packets { bytes, .. } => {
                 answers.lock().unwrap().extend(bytes);
                 sender.send(ToSensor::Credit { id: 5, pieces: 1 }).await;
+            }
+            FromSensor::Control(ToMaster::Renew { request }) => {
+                let request = base64::engine::general_purpose::STANDARD.decode(request).unwrap();
+                let chain = issuer.sign(&request, Role::Sensor, 1, now()).unwrap();
+                sender.send(ToSensor::Renewed { chain }).await;
             }
             FromSensor::Control(_) => {}
         }
@@ -225,4 +239,75 @@ fn a_sensor_of_another_deployment_and_random_bytes_are_not_let_in() {
         let _ = stream.read(&mut [0; 64]);
     }
     join(&master.token(1), &dir.path().join("again"), None, "host").unwrap();
+}
+
+#[test]
+fn an_old_certificate_is_renewed_over_the_link_and_only_for_its_own_key() {
+    let master = Master::start();
+    let dir = tempfile::tempdir().unwrap();
+    let (state, other) = (dir.path().join("state"), dir.path().join("other"));
+    let identity = join(&master.token(1), &state, None, "host").unwrap();
+    let stranger = join(&master.token(1), &other, None, "host").unwrap();
+    let day = 86_400_000_000_000;
+    let sign = |request: &[u8], id: u32, at: Time| master.issuer.sign(request, Role::Sensor, id, at).unwrap();
+    for (chain, words) in [
+        (sign(&stranger.request().unwrap(), 1, now()), "for another key"),
+        (sign(&identity.request().unwrap(), 2, now()), "for somebody else"),
+        ("no certificate".to_owned(), "damaged"),
+    ] {
+        let said = identity.renew(&chain).unwrap_err().to_string();
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(Identity::load(&state).unwrap().expires(), identity.expires());
+    let next = sign(&identity.request().unwrap(), 1, now() + day / 2);
+    identity.renew(&next).unwrap();
+    assert!(Identity::load(&state).unwrap().expires() > identity.expires());
+    // The link asks by itself: the master sends Renew, and signs what comes.
+    master.renews.store(true, Ordering::Release);
+    let before = Identity::load(&state).unwrap().chain;
+    let spool = Arc::new(Spool::open(&dir.path().join("spool"), SpoolLimits::default()).unwrap());
+    let uplink = uplink(identity, &spool);
+    let mut waited = 0;
+    while Identity::load(&state).unwrap().chain == before && waited < 200 {
+        std::thread::sleep(Duration::from_millis(50));
+        waited += 1;
+    }
+    assert!(Identity::load(&state).unwrap().chain != before);
+    push(&spool, 0);
+    assert!(uplink.drain(Duration::from_secs(20)), "renewing loses nothing");
+    uplink.stop();
+}
+
+#[test]
+fn expired_and_revoked_sensors_are_refused_with_the_cure() {
+    let master = Master::start();
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let identity = join(&master.token(1), &state, None, "host").unwrap();
+    let spool = Arc::new(Spool::open(&dir.path().join("spool"), SpoolLimits::default()).unwrap());
+    push(&spool, 0);
+    let words_of = |identity: Identity, wanted: &str| {
+        let uplink = uplink(identity, &spool);
+        let mut waited = 0;
+        while !uplink.state().words.contains(wanted) && waited < 200 {
+            std::thread::sleep(Duration::from_millis(50));
+            waited += 1;
+        }
+        let state = uplink.state();
+        uplink.stop();
+        assert!(!state.connected && state.words.contains(wanted), "{state:?}");
+    };
+    let old = Time(now().0 - 60 * 86_400_000_000_000);
+    let expired = master.issuer.sign(&identity.request().unwrap(), Role::Sensor, 1, old).unwrap();
+    identity.renew(&expired).unwrap();
+    words_of(Identity::load(&state).unwrap(), "our certificate has expired");
+    let fresh = master.issuer.sign(&identity.request().unwrap(), Role::Sensor, 1, now()).unwrap();
+    identity.renew(&fresh).unwrap();
+    master.revokes.store(true, Ordering::Release);
+    words_of(Identity::load(&state).unwrap(), "was revoked at the master");
+    assert_eq!(spool.counts().batches, 1, "what was not delivered is kept");
+    master.revokes.store(false, Ordering::Release);
+    let uplink = uplink(Identity::load(&state).unwrap(), &spool);
+    assert!(uplink.drain(Duration::from_secs(20)));
+    uplink.stop();
 }

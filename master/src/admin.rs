@@ -12,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use thymus_record::NetworkPath;
 use thymus_record::time::SECOND;
+use thymus_record::{NetworkPath, SensorId};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
@@ -51,6 +51,11 @@ pub enum Request {
         role: AccessRole,
         /// Networks that it sees; none: all.
         networks: Vec<String>,
+    },
+    /// Lets a sensor in no more.
+    Revoke {
+        /// Its number or name.
+        sensor: String,
     },
 }
 
@@ -95,6 +100,25 @@ pub fn make_token(
     Ok(token.to_string())
 }
 
+/// Lets a sensor in no more and cuts it off; gives what was done in words. A name must be of one sensor alone.
+pub fn revoke(master: &Master, sensor: &str, who: &str) -> Result<String, String> {
+    let said = |error: crate::book::BookError| error.to_string();
+    let entries = master.book.sensors().map_err(said)?;
+    let mut found = entries.into_iter().filter(|entry| entry.name == sensor || entry.id.to_string() == sensor);
+    let mut entry = match (found.next(), found.next()) {
+        (Some(entry), None) => entry,
+        (None, _) => return Err(format!("no sensor is named '{sensor}': the page and /api/v1/sensors list them")),
+        (Some(_), Some(_)) => return Err(format!("several sensors are named '{sensor}': give the number of one")),
+    };
+    entry.revoked = true;
+    master.book.put_sensor(&entry).map_err(said)?;
+    master.book.audit(who, "sensor revoke", &format!("{} ({})", entry.name, entry.id)).map_err(said)?;
+    let id = SensorId(entry.id);
+    master.sensors.cut(id);
+    master.tell_sensor(id);
+    Ok(format!("sensor {} ({}) is revoked: it is cut off, and what it sent stays", entry.id, entry.name))
+}
+
 fn paths(networks: &[String]) -> Vec<NetworkPath> {
     networks.iter().map(|text| NetworkPath::from_text(text)).collect()
 }
@@ -119,6 +143,7 @@ fn carry_out(master: &Master, request: Request) -> Result<String, String> {
             master.book.audit("console", "api-token create", &format!("{role:?}")).map_err(said)?;
             Ok(text)
         }
+        Request::Revoke { sensor } => revoke(master, &sensor, "console"),
     }
 }
 

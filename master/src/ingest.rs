@@ -4,18 +4,24 @@
 use crate::clock::wall;
 use crate::sensors::AnswerPart;
 use crate::server::Master;
+use base64::Engine;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
+use thymus_link::Role;
+use thymus_link::issuer::RENEW_BEFORE;
 use thymus_link::listener::{SensorLink, SensorPeer};
 use thymus_link::{FromSensor, LinkReceiver, LinkSender};
-use thymus_record::BootId;
 use thymus_record::batch::head;
 use thymus_record::message::{Held, Hello, ToMaster, ToSensor, VERSIONS};
+use thymus_record::{BootId, SensorId, Time};
 use thymus_store::{Arrival, Ingested};
 use tokio::sync::mpsc;
 
 /// Batches of one connection waiting for the journal: back-pressure reaches the sensor through TCP.
 const QUEUE: usize = 64;
+/// How often certificates are looked at.
+const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Serves a sensor until its connection ends.
 pub async fn serve(master: Arc<Master>, peer: SensorPeer, link: SensorLink) {
@@ -47,12 +53,18 @@ pub async fn serve(master: Arc<Master>, peer: SensorPeer, link: SensorLink) {
     let connection = master.sensors.connect(sensor, sender.clone(), peer.address.to_string(), wall());
     tracing::info!("sensor {} ({}) connected from {}", sensor.0, entry.name, peer.address);
     let (batches, queue) = mpsc::channel(QUEUE);
-    let arrival = (entry.name.clone(), entry.group.clone());
+    let (arrival, expires) = ((entry.name.clone(), entry.group.clone()), peer.expires);
     let writer = tokio::task::spawn_blocking({
         let (master, sender) = (Arc::clone(&master), sender.clone());
         move || store_batches(&master, &peer, arrival, queue, &sender)
     });
-    let ended = listen(&master, sensor, receiver, batches).await;
+    let renewing = tokio::spawn(renew(sender.clone(), expires));
+    let cut = master.sensors.cut_off(sensor);
+    let ended = tokio::select! {
+        ended = listen(&master, sensor, receiver, batches, &sender) => ended,
+        () = cut => "cut off: it was revoked".to_owned(),
+    };
+    renewing.abort();
     master.sensors.disconnect(sensor, connection);
     let _ = writer.await;
     if let Ok(Some(mut entry)) = master.book.sensor(sensor) {
@@ -64,9 +76,10 @@ pub async fn serve(master: Arc<Master>, peer: SensorPeer, link: SensorLink) {
 
 async fn listen(
     master: &Master,
-    sensor: thymus_record::SensorId,
+    sensor: SensorId,
     mut receiver: LinkReceiver,
     batches: mpsc::Sender<Vec<u8>>,
+    sender: &LinkSender,
 ) -> String {
     loop {
         match receiver.next().await {
@@ -91,9 +104,32 @@ async fn listen(
                 ToMaster::QueryFailed { id, why } => {
                     master.sensors.answered(sensor, id, AnswerPart::Failed(why)).await;
                 }
+                ToMaster::Renew { request } => sign_next(master, sensor, &request, sender),
                 ToMaster::Hello(_) | ToMaster::Unknown => {}
             },
         }
+    }
+}
+
+/// Asks the sensor for a request once its certificate has lived a third of its life, and again while none came.
+async fn renew(sender: LinkSender, expires: Time) {
+    let mut hours = tokio::time::interval(RENEW_EVERY);
+    loop {
+        hours.tick().await;
+        if expires.since(wall()) < RENEW_BEFORE {
+            sender.send(ToSensor::Renew {}).await;
+        }
+    }
+}
+
+/// Signs the next certificate of a connected sensor.
+fn sign_next(master: &Master, sensor: SensorId, request: &str, sender: &LinkSender) {
+    let request = base64::engine::general_purpose::STANDARD.decode(request).unwrap_or_default();
+    match master.issuer.sign(&request, Role::Sensor, sensor.0, wall()) {
+        Ok(chain) => {
+            sender.try_send(ToSensor::Renewed { chain });
+        }
+        Err(error) => tracing::warn!("sensor {} asks for a certificate: {error}", sensor.0),
     }
 }
 

@@ -41,6 +41,20 @@ enum Verb {
     /// Tokens for programs that use the API.
     #[command(subcommand)]
     ApiToken(ApiTokenVerb),
+    /// Sensors that joined.
+    #[command(subcommand)]
+    Sensor(SensorVerb),
+}
+
+#[derive(Subcommand)]
+enum SensorVerb {
+    /// Let a sensor in no more: its certificate is refused from now on, and what it sent stays.
+    Revoke {
+        /// Its number or name.
+        sensor: String,
+        #[command(flatten)]
+        data: Data,
+    },
 }
 
 #[derive(Subcommand)]
@@ -120,6 +134,7 @@ fn main() -> ExitCode {
         Verb::ApiToken(ApiTokenVerb::Create { role, network, data }) => {
             ask(&data.data, Request::ApiToken { role, networks: network })
         }
+        Verb::Sensor(SensorVerb::Revoke { sensor, data }) => ask(&data.data, Request::Revoke { sensor }),
     };
     match done {
         Ok(text) => {

@@ -7,7 +7,7 @@ use thymus_link::LinkSender;
 use thymus_record::message::{Health, ToSensor};
 use thymus_record::query::{PcapQuery, QueryReport};
 use thymus_record::{SensorId, Time};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 
 /// A part of an answer.
 #[derive(Debug)]
@@ -49,10 +49,16 @@ struct State {
 }
 
 /// All of them.
-#[derive(Default)]
 pub struct Sensors {
     state: Mutex<State>,
     next: AtomicU64,
+    cuts: broadcast::Sender<SensorId>,
+}
+
+impl Default for Sensors {
+    fn default() -> Sensors {
+        Sensors { state: Mutex::default(), next: AtomicU64::default(), cuts: broadcast::channel(64).0 }
+    }
 }
 
 impl Sensors {
@@ -123,9 +129,15 @@ impl Sensors {
         sensors
     }
 
-    /// Cuts a sensor off.
+    /// Cuts a sensor off; all its connections end.
     pub fn cut(&self, sensor: SensorId) {
-        self.state().connected.remove(&sensor);
+        let _ = self.cuts.send(sensor);
+    }
+
+    /// Ends when this sensor is cut off, from the call on.
+    pub fn cut_off(&self, sensor: SensorId) -> impl Future<Output = ()> + use<> {
+        let mut cuts = self.cuts.subscribe();
+        async move { while !matches!(cuts.recv().await, Ok(cut) if cut == sensor) {} }
     }
 
     /// Asks a sensor for packets; `None` if it is away.

@@ -107,6 +107,18 @@ pub enum ToSensor {
         /// Pieces of at most 64 KiB.
         pieces: u32,
     },
+    /// The certificate has lived most of its life: ask for the next one.
+    Renew {},
+    /// The next certificate, with its chain, as PEM.
+    Renewed {
+        /// The sensor's certificate first.
+        chain: String,
+    },
+    /// The master does not serve this sensor, and closes.
+    Refused {
+        /// Why, and the cure, in words.
+        why: String,
+    },
     /// The master is there.
     Ping {},
     /// A message of a newer master.
@@ -138,6 +150,11 @@ pub enum ToMaster {
         id: u64,
         /// Why, in words.
         why: String,
+    },
+    /// Asks for the next certificate.
+    Renew {
+        /// A certificate request (PKCS #10, DER) with the sensor's key, in base64.
+        request: String,
     },
     /// A message of a newer sensor.
     #[serde(other)]

@@ -24,6 +24,7 @@ const OPERATIONS: &[Operation] = &[
     ("delete", "/api/v1/session", "Sign out.", &[], ""),
     ("post", "/api/v1/setup", "Make the first administrator: {token, user, password}.", &[], "Session"),
     ("get", "/api/v1/sensors", "Sensors that joined, with their health.", &[], "Sensors"),
+    ("post", "/api/v1/sensors/{id}/revoke", "Let a sensor in no more. Needs the role admin.", &[], "Revoked"),
     ("get", "/api/v1/ledger", "The packet ledger: in all, by sensor, by minute.", &[], "Ledger"),
     ("get", "/api/v1/devices", "Devices, last seen first.", LIST, "Devices"),
     ("get", "/api/v1/devices/{id}", "One device, with its traffic over time and its peers.", &[], "Device"),

@@ -34,6 +34,7 @@ pub(crate) const COOKIE: &str = "thymus";
 pub fn router(master: Arc<Master>) -> Router {
     let closed = Router::new()
         .route("/api/v1/sensors", get(lists::sensors))
+        .route("/api/v1/sensors/{id}/revoke", post(session::revoke))
         .route("/api/v1/ledger", get(lists::ledger))
         .route("/api/v1/devices", get(lists::devices))
         .route("/api/v1/devices/{id}", get(lists::device))

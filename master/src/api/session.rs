@@ -5,7 +5,7 @@ use crate::access::{Principal, hash_of, hash_password};
 use crate::admin;
 use crate::book::{AccessRole, Account, to_hex};
 use crate::clock::{seconds, wall};
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -130,6 +130,17 @@ pub(crate) async fn make_token(
     let group = body.group.as_deref().unwrap_or("default");
     let made = admin::make_token(&master, Some(body.uses.unwrap_or(1)), expires, group, false, &who.name);
     Ok(Json(json!({"token": made.map_err(|why| Problem::bad(&why))?})))
+}
+
+/// `POST /api/v1/sensors/{id}/revoke`
+pub(crate) async fn revoke(
+    State(master): Shared,
+    Extension(who): Extension<Principal>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    need(&who, AccessRole::Admin)?;
+    let done = admin::revoke(&master, &id, &who.name);
+    Ok(Json(json!({"done": done.map_err(|why| Problem::new(StatusCode::NOT_FOUND, &why))?})))
 }
 
 /// Seconds of `30s`, `10m`, `24h`, `7d`.

@@ -1,0 +1,24 @@
+//! Why a connection failed, in words that say what to do.
+
+use rustls::{AlertDescription, CertificateError, Error};
+use std::io;
+
+/// An error in words; for certificates that are no longer good, with what to do.
+pub(crate) fn with_cure(error: &io::Error) -> String {
+    let cure = match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::AlertReceived(AlertDescription::CertificateExpired)) => {
+            "our certificate has expired: check this machine's clock, else join again with a new token and an empty state folder"
+        }
+        Some(Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::BadCertificate)) => {
+            "the master does not know our certificate's authority: it was set up anew; join again"
+        }
+        Some(Error::InvalidCertificate(
+            CertificateError::ExpiredContext { .. } | CertificateError::NotValidYetContext { .. },
+        )) => "the master's certificate is not valid at this machine's time: check the clocks of both",
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "this is not the master that we joined: another one answers at its address"
+        }
+        _ => return error.to_string(),
+    };
+    format!("{cure} ({error})")
+}
