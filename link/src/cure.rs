@@ -2,6 +2,7 @@
 
 use rustls::{AlertDescription, CertificateError, Error};
 use std::io;
+use std::net::SocketAddr;
 
 /// An error in words; for certificates that are no longer good, with what to do.
 pub(crate) fn with_cure(error: &io::Error) -> String {
@@ -21,4 +22,9 @@ pub(crate) fn with_cure(error: &io::Error) -> String {
         _ => return error.to_string(),
     };
     format!("{cure} ({error})")
+}
+
+/// Whom we are connected to.
+pub(crate) fn words_of(ends: Option<(SocketAddr, SocketAddr)>) -> String {
+    ends.map_or_else(|| "the master".to_owned(), |(_, peer)| peer.to_string())
 }

@@ -2,7 +2,7 @@
 //! queries and tells the sensor's health. Control goes before metadata, metadata before packets, and packets only
 //! against credit, so that control never waits behind them. Capture never waits for any of this.
 
-use crate::cure::with_cure;
+use crate::cure::{with_cure, words_of};
 use crate::enrol::connect;
 use crate::frame::{Kind, PAYLOAD_MAX, WireFrame, read};
 use crate::spool::Spool;
@@ -201,10 +201,6 @@ async fn one_connection(parts: &Arc<UplinkParts>, state: &Mutex<UplinkState>) ->
         Ok(()) => "the master closed the connection".to_owned(),
         Err(error) => with_cure(&error),
     }
-}
-
-fn words_of(ends: Option<(SocketAddr, SocketAddr)>) -> String {
-    ends.map_or_else(|| "the master".to_owned(), |(_, peer)| peer.to_string())
 }
 
 /// Queues of one connection, by priority.

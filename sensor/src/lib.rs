@@ -39,6 +39,10 @@ pub mod read;
 pub mod run;
 /// `replay`: capture files through the pipeline.
 pub mod replay;
+/// `status`: the running sensor in words.
+pub mod status;
+/// `doctor`: what a sensor needs, looked at.
+pub mod doctor;
 /// `join`: an identity from a token.
 pub mod join;
 

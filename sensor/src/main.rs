@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use thymus_sensor::{join, query, read, replay, run};
+use thymus_sensor::{doctor, join, query, read, replay, run, status};
 
 /// The version, and whether DPDK is in this build.
 const VERSION: &str =
@@ -28,6 +28,10 @@ enum Verb {
     Read(read::ReadArgs),
     /// Packets of a ring as pcapng.
     Query(query::QueryArgs),
+    /// What the running sensor says of itself; 0 once packets flow.
+    Status(status::StatusArgs),
+    /// Look at everything that a sensor needs, and name the cure of what is missing.
+    Doctor(doctor::DoctorArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,5 +42,7 @@ fn main() -> ExitCode {
         Verb::Replay(args) => replay::run(&args),
         Verb::Read(args) => read::run(args),
         Verb::Query(args) => query::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
     }
 }

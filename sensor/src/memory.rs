@@ -24,3 +24,15 @@ pub(crate) fn allocate(file: std::os::fd::RawFd, length: libc::off_t) -> io::Res
     // SAFETY: the descriptor is borrowed from an open file for the call; no memory is handed over.
     if unsafe { libc::fallocate(file, 0, 0, length) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Bytes that a file system has free for us.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let name = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).map_err(io::Error::other)?;
+    // SAFETY: zeroes are a valid value of this struct of integers.
+    let mut answer: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the name ends with a zero byte and the struct is written by the call alone.
+    if unsafe { libc::statvfs(name.as_ptr(), &raw mut answer) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(answer.f_bavail.saturating_mul(answer.f_frsize))
+}
