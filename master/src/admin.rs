@@ -52,6 +52,13 @@ pub enum Request {
         /// Networks that it sees; none: all.
         networks: Vec<String>,
     },
+    /// Everything into one file.
+    Backup {
+        /// The file to make.
+        file: PathBuf,
+    },
+    /// Looks at everything.
+    Doctor,
     /// Lets a sensor in no more.
     Revoke {
         /// Its number or name.
@@ -144,6 +151,12 @@ fn carry_out(master: &Master, request: Request) -> Result<String, String> {
             Ok(text)
         }
         Request::Revoke { sensor } => revoke(master, &sensor, "console"),
+        Request::Backup { file } => {
+            let done = crate::backup::backup(master, &file)?;
+            master.book.audit("console", "backup", &file.display().to_string()).map_err(said)?;
+            Ok(done)
+        }
+        Request::Doctor => Ok(crate::doctor::examine(master)),
     }
 }
 
@@ -196,7 +209,9 @@ pub fn ask(data: &Path, request: Request) -> Result<String, String> {
 }
 
 fn speak(mut stream: UnixStream, request: &Request) -> std::io::Result<Result<String, String>> {
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    // A backup and a look at everything take as long as they take.
+    let long = matches!(request, Request::Backup { .. } | Request::Doctor);
+    stream.set_read_timeout((!long).then_some(Duration::from_secs(30)))?;
     let mut bytes = serde_json::to_vec(request)?;
     bytes.push(b'\n');
     stream.write_all(&bytes)?;

@@ -129,6 +129,27 @@ impl Book {
         Ok(Book { database })
     }
 
+    /// Writes all of it, as it is now, into a new file.
+    pub fn copy_to(&self, path: &Path) -> Result<(), BookError> {
+        let copy = Book::open(path)?;
+        let (read, write) = (self.database.begin_read().map_err(failed)?, copy.database.begin_write().map_err(failed)?);
+        for definition in [TOKENS, USERS, API_TOKENS, SENSORS, META] {
+            let mut to = write.open_table(definition).map_err(failed)?;
+            for row in read.open_table(definition).map_err(failed)?.iter().map_err(failed)? {
+                let (key, value) = row.map_err(failed)?;
+                to.insert(key.value(), value.value()).map_err(failed)?;
+            }
+        }
+        {
+            let mut to = write.open_table(AUDIT).map_err(failed)?;
+            for row in read.open_table(AUDIT).map_err(failed)?.iter().map_err(failed)? {
+                let (key, value) = row.map_err(failed)?;
+                to.insert(key.value(), value.value()).map_err(failed)?;
+            }
+        }
+        write.commit().map_err(failed)
+    }
+
     fn get<T: DeserializeOwned>(
         &self,
         table: TableDefinition<'_, &str, &[u8]>,

@@ -12,12 +12,16 @@
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-const LAYOUT: &str = "thymus-master data, layout 1\n";
+/// What it says.
+pub(crate) const LAYOUT: &str = "thymus-master data, layout 1\n";
 
 /// The folder cannot be used; the text says why and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct DataError(pub String);
+
+/// The file that makes a folder a master's.
+pub(crate) const MARK: &str = "thymus-master";
 
 /// A data folder, locked by this process.
 pub struct Data {
@@ -30,7 +34,7 @@ impl Data {
     pub fn open(dir: &Path) -> Result<Data, DataError> {
         use std::os::unix::fs::PermissionsExt;
         let failed = |why: std::io::Error| DataError(format!("the data folder {}: {why}", dir.display()));
-        let mark = dir.join("thymus-master");
+        let mark = dir.join(MARK);
         match fs::read_to_string(&mark) {
             Ok(text) if text == LAYOUT => {}
             Ok(_) => {
@@ -67,6 +71,6 @@ impl Data {
     }
 }
 
-fn is_empty(dir: &Path) -> bool {
+pub(crate) fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
 }

@@ -25,5 +25,9 @@ pub mod ui;
 pub mod metrics;
 /// Verbs that speak to the running master.
 pub mod admin;
+/// Everything into a file, and back.
+pub mod backup;
+/// What the master needs, looked at.
+pub mod doctor;
 /// All of it, running.
 pub mod server;

@@ -44,6 +44,26 @@ enum Verb {
     /// Sensors that joined.
     #[command(subcommand)]
     Sensor(SensorVerb),
+    /// Write all that the master knows, its authority included, into one file; the master may run meanwhile.
+    Backup {
+        /// The file to make, readable by its owner alone, or '-' for stdout.
+        file: PathBuf,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Make a data folder from a backup.
+    Restore {
+        /// The backup, or '-' for stdin.
+        file: PathBuf,
+        /// The folder to make; it must be empty or not be there.
+        #[arg(long)]
+        data: PathBuf,
+    },
+    /// Look at everything that the master needs, and name the cure of what is wrong.
+    Doctor {
+        #[command(flatten)]
+        data: Data,
+    },
 }
 
 #[derive(Subcommand)]
@@ -134,6 +154,9 @@ fn main() -> ExitCode {
         Verb::ApiToken(ApiTokenVerb::Create { role, network, data }) => {
             ask(&data.data, Request::ApiToken { role, networks: network })
         }
+        Verb::Backup { file, data } => thymus_master::backup::command(&file, &data.data),
+        Verb::Restore { file, data } => thymus_master::backup::restore(&file, &data),
+        Verb::Doctor { data } => thymus_master::doctor::command(&data.data),
         Verb::Sensor(SensorVerb::Revoke { sensor, data }) => ask(&data.data, Request::Revoke { sensor }),
     };
     match done {

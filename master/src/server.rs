@@ -115,6 +115,11 @@ impl Master {
         }))
     }
 
+    /// A path in the data folder.
+    pub fn path(&self, name: &str) -> std::path::PathBuf {
+        self.data.path(name)
+    }
+
     /// The devices.
     pub fn entities(&self) -> MutexGuard<'_, Entities> {
         self.entities.lock().unwrap_or_else(PoisonError::into_inner)
@@ -150,7 +155,8 @@ impl Master {
         names
     }
 
-    fn checkpoint(&self) {
+    /// Writes the devices down, so that a start need not learn them again from the journal.
+    pub(crate) fn checkpoint(&self) {
         let entities = self.entities().clone();
         if let Err(error) = self.book.put_meta("entities", &entities) {
             tracing::error!("the devices could not be written down: {error}");

@@ -38,6 +38,8 @@ mod query;
 mod keeper;
 /// The store itself.
 mod embedded;
+/// What a backup copies.
+mod freeze;
 
 pub use embedded::Embedded;
 pub use types::{
