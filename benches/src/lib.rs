@@ -1,1 +1,6 @@
-//! Benches, one a stage, in stage order.
+//! Benches, one a stage, in stage order, and what they share.
+
+/// A counting allocator.
+pub mod allocations;
+/// Frames to work on.
+pub mod traffic;

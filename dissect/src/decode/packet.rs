@@ -43,6 +43,12 @@ impl Layers {
         })
     }
 
+    /// The same layers: as `==`, but without looking at what is not there.
+    #[inline]
+    pub fn is(&self, other: &Layers) -> bool {
+        self.count == other.count && (self.count == 0 || self == other)
+    }
+
     /// True if there is none, as for most frames.
     pub fn is_empty(&self) -> bool {
         self.count == 0

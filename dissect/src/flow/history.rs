@@ -41,6 +41,11 @@ impl History {
             .unwrap_or_default()
     }
 
+    /// True if this letter is all of it.
+    pub(super) fn is_only(&self, letter: u8) -> bool {
+        self.len == 1 && self.letters[0] == letter
+    }
+
     /// Adds a letter, given in upper case, of a side that is the originator or not.
     pub(super) fn add(&mut self, letter: u8, by_originator: bool) {
         if let Some(place) = self.letters.get_mut(usize::from(self.len)) {

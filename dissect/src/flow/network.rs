@@ -32,7 +32,7 @@ impl NetworkTable {
     #[inline]
     pub fn number(&mut self, port: u16, layers: &Layers) -> u32 {
         match &self.last {
-            Some((last_port, last_layers, number)) if *last_port == port && last_layers == layers => *number,
+            Some((last_port, last_layers, number)) if *last_port == port && last_layers.is(layers) => *number,
             _ => self.look_up(port, layers),
         }
     }

@@ -203,7 +203,7 @@ impl Tcp {
 
     /// A connection that began with a SYN-ACK and now carries traffic is no stealth scan: its SYN was missed.
     fn flip_after_bare_syn_ack(&mut self, roles: &mut Roles<'_>) {
-        if roles.history.as_str() == "H" {
+        if roles.history.is_only(b'H') {
             roles.flip(self);
             roles.history.replace(b"^h");
             let originator = *roles.originator;
