@@ -3,6 +3,7 @@
 
 use super::key::Side;
 use crate::extract::{Analyzer, Direction, FlowContext, Verdict};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use thymus_record::RecordSink;
 
 /// Early pieces kept a side.
@@ -10,10 +11,35 @@ const PIECES_MAX: usize = 64;
 /// Bytes of early pieces kept a side.
 const BYTES_MAX: usize = 128 << 10;
 
+/// Bytes of early pieces kept in all flows of the process: what comes beyond is left out, and becomes a gap.
+const HELD_MAX: usize = 64 << 20;
+
+/// Bytes of early pieces held now, by all shards.
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
 struct Piece {
     at: u64,
     len: u64,
     bytes: Vec<u8>,
+    held: usize,
+}
+
+impl Piece {
+    fn new(at: u64, bytes: &[u8], wanted: bool) -> Option<Piece> {
+        let held = if wanted { bytes.len() } else { 0 };
+        if HELD.fetch_add(held, Ordering::Relaxed) + held > HELD_MAX {
+            HELD.fetch_sub(held, Ordering::Relaxed);
+            return None;
+        }
+        let kept = if wanted { bytes.to_vec() } else { Vec::new() };
+        Some(Piece { at, len: bytes.len() as u64, bytes: kept, held })
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.held, Ordering::Relaxed);
+    }
 }
 
 /// Readers and early pieces of one flow.
@@ -90,8 +116,9 @@ impl Conversation {
             return;
         }
         let index = pieces.partition_point(|piece| piece.at <= place);
-        let kept = if wanted { bytes.to_vec() } else { Vec::new() };
-        pieces.insert(index, Piece { at: place, len: bytes.len() as u64, bytes: kept });
+        if let Some(piece) = Piece::new(place, bytes, wanted) {
+            pieces.insert(index, piece);
+        }
     }
 
     /// The first early piece of this side, if it begins at or before `next`, taken out: its bytes beyond `next`.
@@ -102,7 +129,7 @@ impl Conversation {
         let end = piece.at + piece.len;
         let skip = usize::try_from(next - piece.at).unwrap_or(usize::MAX).min(piece.bytes.len());
         piece.bytes.drain(..skip);
-        Some((end, piece.bytes))
+        Some((end, std::mem::take(&mut piece.bytes)))
     }
 
     /// Where the first early piece of this side begins.
@@ -119,5 +146,27 @@ impl Conversation {
         sink: &mut dyn RecordSink,
     ) {
         self.gap(flow, direction, missing, sink);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn early_pieces_of_all_flows_together_stay_within_their_limit_and_give_their_room_back() {
+        let bytes = vec![7; BYTES_MAX];
+        let mut flows: Vec<Conversation> = (0..HELD_MAX / BYTES_MAX + 50).map(|_| Conversation::default()).collect();
+        flows.iter_mut().for_each(|flow| flow.keep(Side::A, 100, &bytes, true));
+        let kept = flows.iter().filter(|flow| flow.waits(Side::A)).count();
+        assert!(kept <= HELD_MAX / BYTES_MAX && kept > HELD_MAX / BYTES_MAX - 10, "{kept}");
+        assert!(flows.pop().is_some_and(|flow| !flow.waits(Side::A)));
+        drop(flows);
+        let mut next = Conversation::default();
+        next.keep(Side::A, 100, &bytes, true);
+        assert_eq!(
+            next.take_next(Side::A, 100).map(|(end, bytes)| (end, bytes.len())),
+            Some((100 + BYTES_MAX as u64, BYTES_MAX))
+        );
     }
 }
