@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Most payload in a frame.
 pub const PAYLOAD_MAX: usize = 64 << 10;
+/// Most payload of a frame that carries captured frames, of which one alone may have 64 KiB.
+pub const FRAMES_MAX: usize = 256 << 10;
 /// Largest batch that is put together from pieces.
 pub const BATCH_MAX: usize = 8 << 20;
 const HEAD: usize = 13;
@@ -28,11 +30,15 @@ pub enum Kind {
     BatchEnd = 3,
     /// A piece of an answer; the stream is the query's id.
     Packets = 4,
+    /// Frames of an agent: see [`crate::agent`].
+    Frames = 5,
 }
 
 impl Kind {
     fn from_number(number: u8) -> Option<Kind> {
-        [Kind::Control, Kind::BatchPiece, Kind::BatchEnd, Kind::Packets].into_iter().find(|kind| *kind as u8 == number)
+        [Kind::Control, Kind::BatchPiece, Kind::BatchEnd, Kind::Packets, Kind::Frames]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
     }
 }
 
@@ -90,8 +96,8 @@ pub async fn read<R: AsyncRead + Unpin>(from: &mut R) -> io::Result<Option<WireF
         from.read_exact(&mut head[1..]).await?;
         let [a, b, c, d, kind, stream @ ..] = head;
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        if length > PAYLOAD_MAX {
-            return Err(invalid("the peer announced a frame beyond the limit of 64 KiB"));
+        if length > bound_of(kind) {
+            return Err(invalid("the peer announced a frame beyond the limit"));
         }
         let mut payload = vec![0; length];
         from.read_exact(&mut payload).await?;
@@ -99,6 +105,58 @@ pub async fn read<R: AsyncRead + Unpin>(from: &mut R) -> io::Result<Option<WireF
             return Ok(Some(WireFrame { kind, stream: u64::from_be_bytes(stream), payload }));
         }
     }
+}
+
+/// Reads frames in a way that may be given up at any time: what came of a frame is kept for the next call.
+pub struct FrameReader<R> {
+    from: R,
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    /// A reader of this stream.
+    pub fn new(from: R) -> FrameReader<R> {
+        FrameReader { from, buffer: Vec::new(), start: 0 }
+    }
+
+    /// The next frame; `None` at an orderly end between frames. Frames of an unknown kind are skipped.
+    pub async fn next(&mut self) -> io::Result<Option<WireFrame>> {
+        loop {
+            if let Some(frame) = self.take()? {
+                return Ok(Some(frame));
+            }
+            self.buffer.drain(..self.start);
+            self.start = 0;
+            self.buffer.reserve(PAYLOAD_MAX);
+            if self.from.read_buf(&mut self.buffer).await? == 0 {
+                let cut = !self.buffer.is_empty();
+                return if cut { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(None) };
+            }
+        }
+    }
+
+    /// A whole frame of those in the buffer.
+    fn take(&mut self) -> io::Result<Option<WireFrame>> {
+        loop {
+            let Some(&[a, b, c, d, kind, ref rest @ ..]) = self.buffer.get(self.start..) else { return Ok(None) };
+            let length = u32::from_be_bytes([a, b, c, d]) as usize;
+            if length > bound_of(kind) {
+                return Err(invalid("the peer announced a frame beyond the limit"));
+            }
+            let Some((stream, rest)) = rest.split_first_chunk::<8>() else { return Ok(None) };
+            let (Some(payload), stream) = (rest.get(..length), u64::from_be_bytes(*stream)) else { return Ok(None) };
+            let frame = Kind::from_number(kind).map(|kind| WireFrame { kind, stream, payload: payload.to_vec() });
+            self.start += HEAD + length;
+            if frame.is_some() {
+                return Ok(frame);
+            }
+        }
+    }
+}
+
+fn bound_of(kind: u8) -> usize {
+    if kind == Kind::Frames as u8 { FRAMES_MAX } else { PAYLOAD_MAX }
 }
 
 /// Batches put together from their pieces.

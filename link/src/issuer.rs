@@ -23,6 +23,8 @@ use time::OffsetDateTime;
 
 /// The name in every master's certificate that sensors verify; the role in the SAN URI says the rest.
 pub const MASTER_NAME: &str = "master.thymus.internal";
+/// The name in every vSensor's certificate that its agents verify.
+pub const SENSOR_NAME: &str = "sensor.thymus.internal";
 /// Days that a leaf is valid.
 const LEAF_DAYS: u64 = 30;
 /// A leaf with less life left than this is renewed: from a third of its life on, so that a master that was away for
@@ -153,6 +155,8 @@ impl Issuer {
         if role == Role::Sensor {
             // A vSensor is a server too, to its agents.
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+            let name = Ia5String::try_from(SENSOR_NAME).map_err(refused)?;
+            params.subject_alt_names.push(SanType::DnsName(name));
         }
         let certificate = params.signed_by(&request.public_key, &self.signer).map_err(refused)?;
         Ok(format!("{}{}", certificate.pem(), pem_of(&self.intermediate)))

@@ -20,6 +20,10 @@ pub mod enrol;
 pub mod spool;
 /// Failures in words.
 mod cure;
+/// An OS-sensor and its vSensor.
+pub mod agent;
+/// The vSensor's side of its agents' connections.
+pub mod relay;
 /// The sensor's side of the connection.
 pub mod uplink;
 /// The master's side.

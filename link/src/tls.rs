@@ -1,7 +1,7 @@
 //! TLS configurations. A hello chooses one family, and families share no tickets: `thymus/1` (mutual, TLS 1.3 alone, no
 //! resumption, no early data), `thymus-join/1` (no client certificate), and the web's.
 
-use crate::issuer::{Issuer, MASTER_NAME, fingerprint};
+use crate::issuer::{Issuer, MASTER_NAME, SENSOR_NAME, fingerprint};
 use crate::{Identity, Role, identity::Named};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// The link.
 pub const ALPN_LINK: &[u8] = b"thymus/1";
+/// From an OS-sensor to its vSensor.
+pub const ALPN_AGENT: &[u8] = b"thymus-agent/1";
 /// Joining.
 pub const ALPN_JOIN: &[u8] = b"thymus-join/1";
 
@@ -78,6 +80,37 @@ pub(crate) fn link_client(identity: &Identity) -> Result<Arc<ClientConfig>, Erro
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
     config.alpn_protocols = vec![ALPN_LINK.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// The name that agents verify.
+pub(crate) fn sensor_name() -> ServerName<'static> {
+    ServerName::try_from(SENSOR_NAME).unwrap_or(ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into()))
+}
+
+/// The agent's configuration for its vSensor.
+pub(crate) fn agent_client(identity: &Identity) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots(&identity.root)?)
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN_AGENT.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// The vSensor's configuration for its agents.
+pub(crate) fn agent_server(identity: &Identity) -> Result<Arc<ServerConfig>, Error> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&identity.root)?), provider())
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN_AGENT.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 

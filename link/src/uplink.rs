@@ -4,7 +4,7 @@
 
 use crate::cure::{with_cure, words_of};
 use crate::enrol::connect;
-use crate::frame::{Kind, PAYLOAD_MAX, WireFrame, read};
+use crate::frame::{FrameReader, Kind, PAYLOAD_MAX, WireFrame};
 use crate::spool::Spool;
 use crate::tls::{link_client, master_name, peer_as};
 use crate::{Identity, Role};
@@ -58,6 +58,8 @@ pub struct UplinkParts {
     pub software: String,
     /// Host name, for people.
     pub name: String,
+    /// Where OS-sensors reach us, if we take them.
+    pub agents: Vec<String>,
     /// What is to be delivered.
     pub spool: Arc<Spool>,
     /// Who answers queries.
@@ -211,7 +213,8 @@ struct Outbox {
 }
 
 async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Result<()> {
-    let (mut reader, writer) = tokio::io::split(tls);
+    let (reader, writer) = tokio::io::split(tls);
+    let mut reader = FrameReader::new(reader);
     let (control, control_out) = mpsc::unbounded_channel();
     let (packets, packets_out) = mpsc::channel(4);
     let outbox = Outbox { control, packets };
@@ -221,12 +224,13 @@ async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Resu
         sensor: parts.identity.sensor,
         boot: BootId(parts.boot.load(Ordering::Acquire)),
         name: parts.name.clone(),
+        agents: parts.agents.clone(),
         held: Vec::new(),
     };
     let _ = outbox.control.send(WireFrame::control(&ToMaster::Hello(hello)));
     let mut writer = Writer { writer, control: control_out, packets: packets_out };
     writer.flush_control().await?;
-    let hello = timeout(SILENCE_MAX, read(&mut reader)).await.map_err(io::Error::other)??;
+    let hello = timeout(SILENCE_MAX, reader.next()).await.map_err(io::Error::other)??;
     match hello.as_ref().and_then(|frame| serde_json::from_slice(&frame.payload).ok()) {
         Some(ToSensor::Hello(hello)) => hello.held.iter().for_each(|held| parts.spool.acknowledge(held)),
         Some(ToSensor::Refused { why }) => return Err(io::Error::other(why)),
@@ -295,12 +299,12 @@ struct Running {
     credit: Arc<Semaphore>,
 }
 
-async fn listen(parts: &Arc<UplinkParts>, reader: &mut ReadHalf<Tls>, outbox: &Outbox) -> io::Result<()> {
+async fn listen(parts: &Arc<UplinkParts>, reader: &mut FrameReader<ReadHalf<Tls>>, outbox: &Outbox) -> io::Result<()> {
     let mut running: HashMap<u64, Running> = HashMap::new();
     let (done, mut finished) = mpsc::unbounded_channel();
     let ended = loop {
         let frame = tokio::select! {
-            frame = timeout(SILENCE_MAX, read(reader)) => frame,
+            frame = timeout(SILENCE_MAX, reader.next()) => frame,
             Some(id) = finished.recv() => {
                 running.remove(&id);
                 continue;

@@ -150,6 +150,7 @@ fn uplink(identity: Identity, spool: &Arc<Spool>) -> Uplink {
         boot: Arc::new(AtomicU64::new(7)),
         software: "test".to_owned(),
         name: "test".to_owned(),
+        agents: Vec::new(),
         spool: Arc::clone(spool),
         answer: Arc::new(Long),
         health: Arc::new(Health::default),

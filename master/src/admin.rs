@@ -81,18 +81,17 @@ pub fn make_token(
     agent: bool,
     who: &str,
 ) -> Result<String, String> {
-    if agent {
-        return Err(
-            "no vSensor listens for OS-sensors: set [agents] listen in a sensor's configuration first".to_owned()
-        );
-    }
     if uses == Some(0) || expires == 0 {
         return Err("a token needs at least one use and some time".to_owned());
     }
     if group.is_empty() || group.len() > 64 || group.contains(['/', '"']) || group.chars().any(char::is_control) {
         return Err("a group is a name of 1 to 64 letters without '/' and '\"'".to_owned());
     }
-    let (token, grant) = master.issuer.issue_token(master.token_addresses()?);
+    let addresses = if agent { master.sensors.agent_addresses() } else { master.token_addresses()? };
+    if addresses.is_empty() {
+        return Err("no vSensor that is connected listens for OS-sensors: set [agents] listen in a sensor's configuration, and see that it is connected".to_owned());
+    }
+    let (token, grant) = master.issuer.issue_token(addresses);
     let now = wall();
     let grant_kept = Grant {
         public_key: to_hex(&grant.public_key),
@@ -100,6 +99,7 @@ pub fn make_token(
         expires: now + expires.saturating_mul(SECOND),
         group: group.to_owned(),
         created: now,
+        agent,
     };
     let kept = master.book.add_grant(&grant.id, &grant_kept);
     let audited = kept.and_then(|()| master.book.audit(who, "token create", &format!("group {group}, uses {uses:?}")));

@@ -71,6 +71,9 @@ pub struct Grant {
     pub group: String,
     /// When it was made.
     pub created: Time,
+    /// For OS-sensors.
+    #[serde(default)]
+    pub agent: bool,
 }
 
 /// A sensor that joined.
@@ -90,6 +93,9 @@ pub struct SensorEntry {
     pub software: String,
     /// No longer let in.
     pub revoked: bool,
+    /// An OS-sensor, which a vSensor takes.
+    #[serde(default)]
+    pub agent: bool,
 }
 
 /// A line of the audit.
@@ -325,6 +331,7 @@ impl TokenBook for Book {
                     last_seen: None,
                     software: String::new(),
                     revoked: false,
+                    agent: grant.agent,
                 };
                 let bytes = serde_json::to_vec(&entry).map_err(failed)?;
                 sensors.insert(format!("{number:010}").as_str(), bytes.as_slice()).map_err(failed)?;
@@ -340,7 +347,8 @@ impl TokenBook for Book {
             &format!("sensor {} ({}) in group {}", entry.id, entry.name, entry.group),
         )
         .map_err(words)?;
-        Ok(Redeemed { sensor: SensorId(entry.id), group: entry.group, role: Role::Sensor })
+        let role = if entry.agent { Role::Agent } else { Role::Sensor };
+        Ok(Redeemed { sensor: SensorId(entry.id), group: entry.group, role })
     }
 }
 
@@ -363,6 +371,7 @@ mod tests {
             expires: Time(100),
             group: "blue".into(),
             created: Time(0),
+            agent: false,
         };
         book.add_grant(&[1; 16], &grant).unwrap();
         let peer = IpAddr::from([127, 0, 0, 1]);
@@ -380,8 +389,14 @@ mod tests {
     fn an_expired_token_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let book = Book::open(&dir.path().join("book")).unwrap();
-        let grant =
-            Grant { public_key: hex(&[7; 32]), uses: None, expires: Time(100), group: "g".into(), created: Time(0) };
+        let grant = Grant {
+            public_key: hex(&[7; 32]),
+            uses: None,
+            expires: Time(100),
+            group: "g".into(),
+            created: Time(0),
+            agent: true,
+        };
         book.add_grant(&[1; 16], &grant).unwrap();
         assert!(book.public_key(&[1; 16], Time(100), IpAddr::from([127, 0, 0, 1])).unwrap_err().contains("expired"));
     }

@@ -50,7 +50,8 @@ pub async fn serve(master: Arc<Master>, peer: SensorPeer, link: SensorLink) {
         ..Hello::default()
     };
     let (sender, receiver) = link.split(hello);
-    let connection = master.sensors.connect(sensor, sender.clone(), peer.address.to_string(), wall());
+    let connection =
+        master.sensors.connect(sensor, sender.clone(), peer.address.to_string(), &peer.hello.agents, wall());
     tracing::info!("sensor {} ({}) connected from {}", sensor.0, entry.name, peer.address);
     let (batches, queue) = mpsc::channel(QUEUE);
     let (arrival, expires) = ((entry.name.clone(), entry.group.clone()), peer.expires);

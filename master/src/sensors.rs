@@ -4,10 +4,14 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thymus_link::LinkSender;
-use thymus_record::message::{Health, ToSensor};
+use thymus_record::message::{AgentHealth, Health, ToSensor};
 use thymus_record::query::{PcapQuery, QueryReport};
 use thymus_record::{SensorId, Time};
 use tokio::sync::{broadcast, mpsc};
+
+/// Longest address of a vSensor for its agents, and most of them in a token.
+const ADDRESS_MAX: usize = 255;
+const ADDRESSES_MAX: usize = 16;
 
 /// A part of an answer.
 #[derive(Debug)]
@@ -28,6 +32,7 @@ struct Connected {
     address: String,
     health: Option<Health>,
     clone_seen: bool,
+    agents: Vec<String>,
 }
 
 /// What the page shows of a connection.
@@ -68,12 +73,13 @@ impl Sensors {
 
     /// A sensor connected; gives its connection's number. A second one with the same certificate replaces the first,
     /// and is shown as a clone while both try.
-    pub fn connect(&self, sensor: SensorId, sender: LinkSender, address: String, now: Time) -> u64 {
+    pub fn connect(&self, sensor: SensorId, sender: LinkSender, address: String, agents: &[String], now: Time) -> u64 {
         let connection = self.next.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state();
         let clone_seen = state.connected.get(&sensor).is_some_and(|other| other.address != address);
         let health = state.last_health.get(&sensor).cloned();
-        let new = Connected { connection, sender, since: now, address, health, clone_seen };
+        let agents = agents.iter().filter(|text| text.len() <= ADDRESS_MAX).take(ADDRESSES_MAX).cloned().collect();
+        let new = Connected { connection, sender, since: now, address, health, clone_seen, agents };
         state.connected.insert(sensor, new);
         connection
     }
@@ -105,6 +111,23 @@ impl Sensors {
             connected.health = Some(health.clone());
         }
         state.last_health.insert(sensor, health);
+    }
+
+    /// Where OS-sensors reach the vSensors that take them.
+    pub fn agent_addresses(&self) -> Vec<String> {
+        let state = self.state();
+        let mut sensors: Vec<_> = state.connected.iter().collect();
+        sensors.sort_by_key(|(sensor, _)| **sensor);
+        sensors.into_iter().flat_map(|(_, connected)| connected.agents.clone()).take(ADDRESSES_MAX).collect()
+    }
+
+    /// What an OS-sensor's vSensor tells of it, and that vSensor.
+    pub fn agent(&self, agent: SensorId) -> Option<(SensorId, AgentHealth)> {
+        let state = self.state();
+        state.connected.iter().find_map(|(sensor, connected)| {
+            let agents = &connected.health.as_ref()?.agents;
+            agents.iter().find(|each| each.id == agent.0).map(|health| (*sensor, health.clone()))
+        })
     }
 
     /// What is known of a sensor's connection.

@@ -1,7 +1,7 @@
 //! Messages of the link. Control messages are JSON objects, in which a reader skips what it does not know and defaults
 //! what is missing; batches and packets travel as bytes. The frame around them is `link`'s.
 
-use crate::ledger::Ledger;
+use crate::ledger::{Count, Ledger};
 use crate::query::{PcapQuery, QueryReport};
 use crate::{BootId, SensorId};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ pub struct Hello {
     pub boot: BootId,
     /// The sensor's host name, for people.
     pub name: String,
+    /// From a sensor: where OS-sensors reach it, if it takes them.
+    pub agents: Vec<String>,
     /// From a master: the ranges of the sensor's batches that it holds, all boots.
     pub held: Vec<Held>,
 }
@@ -73,6 +75,155 @@ pub struct Health {
     pub ring_oldest: Option<f64>,
     /// Flows open now.
     pub flows_open: u64,
+    /// Agents connected to it.
+    pub agents: Vec<AgentHealth>,
+}
+
+/// The agents of a group, as their vSensor tells them.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Members {
+    /// Grows with every change.
+    pub epoch: u64,
+    /// Secret of the group's hashes.
+    pub seed: u64,
+    /// Who is there, by number.
+    pub members: Vec<Member>,
+    /// Who has just gone: what was left to them in the last seconds is sent now.
+    pub gone: Vec<u32>,
+}
+
+/// A member of a group.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Member {
+    /// Its number.
+    pub id: u32,
+    /// Hashes of the addresses that it claims.
+    pub claims: Vec<u64>,
+    /// Its claims have not been checked yet: all witnesses send.
+    pub provisional: bool,
+}
+
+/// What an agent is to take.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Policy {
+    /// Bytes of each frame that are sent; the rest is cut off, and counted.
+    pub snaplen: u32,
+    /// Interfaces to take, by name; none named: all but loopback.
+    pub include: Vec<String>,
+    /// Interfaces to leave out.
+    pub exclude: Vec<String>,
+    /// Megabits a second at most; 0 for no limit. What is beyond is shed and counted.
+    pub mbps_max: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy { snaplen: u32::MAX, include: Vec::new(), exclude: Vec::new(), mbps_max: 0 }
+    }
+}
+
+/// What an agent did since it started; packets and bytes of frames.
+#[derive(Clone, Copy, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentLedger {
+    /// Seen on its interfaces, its own stream left out.
+    pub seen: Count,
+    /// Sent.
+    pub sent: Count,
+    /// Left to other members.
+    pub left: Count,
+    /// Left out by the policy.
+    pub filtered: Count,
+    /// Given up: kernel, memory or limit.
+    pub shed: Count,
+}
+
+/// An agent as its vSensor tells the master.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentHealth {
+    /// Its number.
+    pub id: u32,
+    /// Its host's name.
+    pub name: String,
+    /// Where it dialled from.
+    pub address: String,
+    /// What it did.
+    pub ledger: AgentLedger,
+    /// Interfaces that it takes, in words.
+    pub interfaces: Vec<String>,
+    /// What is wrong and its cure, in sentences.
+    pub items: Vec<String>,
+}
+
+/// An agent's network interface.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentInterface {
+    /// Name.
+    pub name: String,
+    /// Addresses on it, as text.
+    pub addresses: Vec<String>,
+}
+
+/// Agent to vSensor; frames travel beside as bytes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ToRelay {
+    /// First message.
+    Hello {
+        /// Software version, for people.
+        software: String,
+        /// Host name.
+        name: String,
+        /// Its run: numbers of parcels are of this run.
+        boot: u64,
+    },
+    /// Its interfaces, at first and when they change.
+    Interfaces {
+        /// All that it takes.
+        interfaces: Vec<AgentInterface>,
+    },
+    /// A sign of life, ten times a second; with what it did once a second.
+    Alive {
+        /// What it did since it started.
+        ledger: Option<AgentLedger>,
+        /// Payload bytes left to each member since the last message, where we are known to see the packets too.
+        left: Vec<(u32, u64)>,
+        /// Payload bytes given up since the last message.
+        dropped: u64,
+    },
+    /// A message of a newer agent.
+    #[serde(other)]
+    Unknown,
+}
+
+/// vSensor to agent.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ToAgent {
+    /// Who is there.
+    Members(Members),
+    /// What to take.
+    Policy(Policy),
+    /// All parcels below this number were taken.
+    Taken {
+        /// The number of the next one.
+        up_to: u64,
+    },
+    /// Not served, and why.
+    Refused {
+        /// In words.
+        why: String,
+    },
+    /// The vSensor is there.
+    Ping {},
+    /// A message of a newer vSensor.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Master to sensor.

@@ -13,6 +13,8 @@ pub struct Config {
     pub capture: Capture,
     /// The rolling capture; without it packets are not kept.
     pub ring: Option<RingSection>,
+    /// OS-sensors; without it none are taken.
+    pub agents: Option<AgentsSection>,
     /// Prometheus metrics.
     #[serde(default)]
     pub metrics: Metrics,
@@ -46,6 +48,24 @@ pub struct RingSection {
     pub path: PathBuf,
     /// Its size, preallocated.
     pub bytes: Bytes,
+}
+
+/// `[agents]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentsSection {
+    /// Where OS-sensors connect.
+    pub listen: SocketAddr,
+    /// `HOST:PORT` under which they reach it, for their tokens; default: the listen address, if it is no wildcard.
+    #[serde(default)]
+    pub advertise: Vec<String>,
+}
+
+impl AgentsSection {
+    /// The addresses that go into tokens.
+    pub fn addresses(&self) -> Vec<String> {
+        if self.advertise.is_empty() { vec![self.listen.to_string()] } else { self.advertise.clone() }
+    }
 }
 
 /// `[metrics]`
@@ -169,8 +189,16 @@ impl Config {
     pub fn parse(text: &str) -> Result<Config, ConfigError> {
         let config: Config =
             toml::from_str(text).map_err(|error| ConfigError(error.to_string().trim_end().to_owned()))?;
-        if config.capture.ports.is_empty() {
-            return Err(ConfigError("[capture] ports is empty: name at least one port".to_owned()));
+        if config.capture.ports.is_empty() && config.agents.is_none() {
+            return Err(ConfigError("[capture] ports is empty: name at least one port, or take [agents]".to_owned()));
+        }
+        if config
+            .agents
+            .as_ref()
+            .is_some_and(|agents| agents.listen.ip().is_unspecified() && agents.advertise.is_empty())
+        {
+            let cure = "name the address that OS-sensors reach: advertise = [\"HOST:PORT\"]";
+            return Err(ConfigError(format!("[agents] listen is a wildcard: {cure}")));
         }
         if config.capture.cores.as_ref().is_some_and(Vec::is_empty) {
             return Err(ConfigError("[capture] cores is empty: leave it out for all but the first core".to_owned()));

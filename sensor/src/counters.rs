@@ -169,6 +169,8 @@ pub struct PortAccount {
     pub total: PortCounts,
     /// Given up before a worker had it, so far.
     pub late: Count,
+    /// Copies that the source left out, as last told.
+    pub copies: Count,
     told: PortCounts,
     minute: Option<Time>,
     ordinal: u32,
@@ -184,6 +186,7 @@ impl PortAccount {
             network,
             total: PortCounts::default(),
             late: Count::default(),
+            copies: Count::default(),
             told: PortCounts::default(),
             minute: None,
             ordinal: 0,

@@ -49,7 +49,7 @@ impl DuplicateWindow {
 /// A keyed 64-bit hash of bytes, sixteen at a time: nobody without the key can make a packet pass for the copy of
 /// another, and so keep it out of the capture.
 #[expect(clippy::cast_possible_truncation, reason = "both halves of a word are taken")]
-fn hash_of([one, two]: [u64; 2], bytes: &[u8]) -> u64 {
+pub(crate) fn hash_of([one, two]: [u64; 2], bytes: &[u8]) -> u64 {
     let mut state = one ^ bytes.len() as u64;
     let (pairs, rest) = bytes.as_chunks::<16>();
     for pair in pairs {

@@ -69,6 +69,7 @@ fn pipeline(live: bool, ring: Option<&Path>) -> Pipeline {
         destination: Destination::Standalone,
         live,
         duplicates: true,
+        agents: Vec::new(),
     })
     .unwrap()
 }

@@ -15,6 +15,8 @@ pub mod counters;
 pub mod duplicate;
 /// One receiving core deals to several workers.
 pub mod deal;
+/// OS-sensors as one more port.
+pub mod relay;
 /// One poll loop.
 pub mod worker;
 /// Certificates told so far.

@@ -8,6 +8,7 @@ use crate::duplicate::DuplicateWindow;
 use crate::forward::forwarder::ForwarderParts;
 use crate::forward::{Batcher, Forwarder, Outlet, RecordCounts};
 use crate::health::{Observation, Snapshot, Watcher};
+use crate::relay::RelayNotes;
 use crate::ring::{Ring, RingConfig};
 use crate::worker::{Gauges, Stage};
 use ringbuf::HeapRb;
@@ -55,6 +56,8 @@ pub struct PipelineConfig {
     pub live: bool,
     /// Remove duplicates.
     pub duplicates: bool,
+    /// Where OS-sensors reach this sensor; their frames come to the last port.
+    pub agents: Vec<String>,
 }
 
 /// It cannot be put together; the text says why and what to do.
@@ -79,6 +82,7 @@ pub struct Shared {
     watcher: Mutex<(Watcher, Health)>,
     findings: Mutex<Vec<String>>,
     link: Mutex<Option<UplinkHandle>>,
+    agents: Mutex<Option<Arc<RelayNotes>>>,
     is_live: bool,
 }
 
@@ -148,10 +152,14 @@ impl Pipeline {
             watcher: Mutex::default(),
             findings: Mutex::default(),
             link: Mutex::default(),
+            agents: Mutex::default(),
             is_live: config.live,
         });
         let uplink = match identity {
-            Some((identity, _)) => Some(start_uplink(identity, &shared, config.ring.map(|ring| ring.0))?),
+            Some((identity, _)) => {
+                let ring = config.ring.map(|ring| ring.0);
+                Some(start_uplink(identity, &shared, ring, config.agents)?)
+            }
             None => None,
         };
         Ok(Pipeline { shared, stages, forwarder, uplink })
@@ -219,6 +227,11 @@ impl Shared {
         self.ring.as_ref()
     }
 
+    /// OS-sensors are taken, and tell this.
+    pub fn take_agents(&self, notes: Arc<RelayNotes>) {
+        *self.agents.lock().unwrap_or_else(PoisonError::into_inner) = Some(notes);
+    }
+
     /// Sentences that a port or the ring found at the start.
     pub fn find(&self, sentence: String) {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(sentence);
@@ -251,7 +264,9 @@ impl Shared {
             findings: self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         };
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
-        let health = watcher.0.observe(observation);
+        let mut health = watcher.0.observe(observation);
+        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        health.agents = agents.map(|notes| notes.health()).unwrap_or_default();
         watcher.1 = health.clone();
         health
     }
@@ -277,7 +292,12 @@ impl Shared {
 }
 
 /// Starts the uplink of a sensor that has an identity, and so a spool.
-fn start_uplink(identity: Identity, shared: &Arc<Shared>, ring: Option<PathBuf>) -> Result<Uplink, PipelineError> {
+fn start_uplink(
+    identity: Identity,
+    shared: &Arc<Shared>,
+    ring: Option<PathBuf>,
+    agents: Vec<String>,
+) -> Result<Uplink, PipelineError> {
     let spool = shared.spool.clone().ok_or_else(|| PipelineError("no spool".to_owned()))?;
     let health = Arc::clone(shared);
     let parts = UplinkParts {
@@ -285,6 +305,7 @@ fn start_uplink(identity: Identity, shared: &Arc<Shared>, ring: Option<PathBuf>)
         boot: Arc::clone(&shared.boot),
         software: format!("thymus-sensor {}", env!("CARGO_PKG_VERSION")),
         name: host_name(),
+        agents,
         spool,
         answer: Arc::new(RingAnswer { dir: ring, sensor: host_name() }),
         health: Arc::new(move || health.health()),
@@ -318,6 +339,7 @@ fn stage_of(
         batcher: Batcher::new(shard, outbox, !config.live),
         accounts,
         duplicates: (config.live && config.duplicates).then(|| DuplicateWindow::new(config.secret)),
+        agents: (!config.agents.is_empty()).then(|| u16::try_from(config.ports.len() - 1).unwrap_or(u16::MAX)),
         waits: !config.live,
         gauges: Arc::default(),
     })

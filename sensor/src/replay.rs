@@ -85,6 +85,7 @@ fn replay(args: &ReplayArgs) -> Result<Vec<String>, String> {
         destination,
         live: false,
         duplicates: false,
+        agents: Vec::new(),
     })
     .map_err(|error| error.to_string())?;
     let mut stage = pipeline.stages.pop().ok_or("no worker")?;

@@ -2,10 +2,11 @@
 //! several, it deals to the others.
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Port};
+use crate::config::{AgentsSection, Config, Port};
 use crate::deal::{DealNotes, Dealer, DealtSource, deal_to};
 use crate::metrics;
 use crate::pipeline::{Destination, Pipeline, PipelineConfig, Shared, write_ledger};
+use crate::relay::{self, Group};
 use crate::source::{AnySource, Burst, SourceCounters};
 use crate::worker::{Gauges, LoopBody, LoopPort, Stage, poll};
 use clap::Args;
@@ -15,9 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use thymus_link::Identity;
+use thymus_link::relay::Relay;
 
 /// Between two observations of the sensor's health, and two status files.
 const OBSERVE_EVERY: Duration = Duration::from_secs(2);
+/// Parcels that were dealt are taken within this time.
+const DEALT_WITHIN: Duration = Duration::from_millis(200);
 /// How long the master is waited for after the last packet; what it has not taken then stays in the spool.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -53,11 +58,13 @@ fn capture(args: &RunArgs) -> Result<(), String> {
     let config = Config::load(&args.config).map_err(|error| error.to_string())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let cores = cores_of(&config)?;
-    let ports = open_ports(&config.capture.ports, &clock)?;
+    let mut ports = open_ports(&config.capture.ports, &clock)?;
+    let mut names: Vec<String> = config.capture.ports.iter().map(Port::to_string).collect();
+    let relayed = agents_of(args, &config, &mut ports, &mut names, &clock)?;
     let destination = if args.standalone { Destination::Standalone } else { Destination::Master(args.state.clone()) };
     let workers = cores.len().saturating_sub(1).max(1);
     let mut pipeline = Pipeline::start(PipelineConfig {
-        ports: config.capture.ports.iter().map(Port::to_string).collect(),
+        ports: names.clone(),
         workers,
         flows_max: config.flows.max,
         secret: [crate::random_boot()?.0, crate::random_boot()?.0],
@@ -66,15 +73,18 @@ fn capture(args: &RunArgs) -> Result<(), String> {
         destination,
         live: true,
         duplicates: config.capture.duplicates,
+        agents: relayed.as_ref().map(|relayed| relayed.0.addresses()).unwrap_or_default(),
     })
     .map_err(|error| error.to_string())?;
     let (report, ended) = mpsc::channel();
     let stages = std::mem::take(&mut pipeline.stages);
-    let threads = start_threads(ports, stages, &cores, &stop, &clock, &report)?;
-    tracing::info!(
-        "capturing from {}",
-        config.capture.ports.iter().map(Port::to_string).collect::<Vec<_>>().join(", ")
-    );
+    let halt = Arc::new(AtomicBool::new(false));
+    let threads = start_threads(ports, stages, &cores, &halt, &clock, &report)?;
+    let relay = match relayed {
+        Some((section, group)) => Some(start_relay(args, &section, group, &pipeline.shared)?),
+        None => None,
+    };
+    tracing::info!("capturing from {}", names.join(", "));
     if let Some(listen) = config.metrics.listen {
         serve_metrics(listen, &pipeline.shared);
     }
@@ -89,6 +99,12 @@ fn capture(args: &RunArgs) -> Result<(), String> {
             write_status(&args.state, &pipeline.shared);
         }
     }
+    if let Some(relay) = relay {
+        relay.stop();
+        // What agents sent is dealt, and taken before the poll loops end.
+        std::thread::sleep(DEALT_WITHIN);
+    }
+    halt.store(true, Ordering::Relaxed);
     for thread in threads {
         let _ = thread.join();
     }
@@ -100,6 +116,32 @@ fn capture(args: &RunArgs) -> Result<(), String> {
         write_ledger(&shared.ledger(), path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     broken.map_or(Ok(()), Err)
+}
+
+/// Where OS-sensors are taken: their group, and their source as one more port.
+fn agents_of(
+    args: &RunArgs,
+    config: &Config,
+    ports: &mut Ports,
+    names: &mut Vec<String>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<(AgentsSection, Group)>, String> {
+    let Some(section) = config.agents.clone() else { return Ok(None) };
+    if args.standalone {
+        return Err("[agents] needs a master, which knows them: join one, and run without --standalone".to_owned());
+    }
+    let number = u16::try_from(ports.len()).map_err(|_error| "too many ports".to_owned())?;
+    let (group, source) = relay::group(number, crate::random_boot()?.0, Arc::clone(clock));
+    ports.push(LoopPort { port: number, source: AnySource::Agents(Box::new(source)) });
+    names.push("agents".to_owned());
+    Ok(Some((section, group)))
+}
+
+fn start_relay(args: &RunArgs, section: &AgentsSection, group: Group, shared: &Shared) -> Result<Relay, String> {
+    let identity = Identity::load(&args.state).map_err(|error| error.to_string())?;
+    shared.take_agents(group.notes());
+    let relay = Relay::start(identity, section.listen, Box::new(group));
+    relay.map_err(|error| format!("[agents] listen {}: {error}; choose another address or port", section.listen))
 }
 
 /// The cores to use: those configured, else all but the first.

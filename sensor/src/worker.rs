@@ -46,6 +46,8 @@ pub struct Stage {
     pub accounts: Vec<PortAccount>,
     /// Removes the second copy of a span; off for files.
     pub duplicates: Option<DuplicateWindow>,
+    /// The port of the OS-sensors, if they are taken.
+    pub agents: Option<u16>,
     /// A ring that is late is waited for (capture files), not shed.
     pub waits: bool,
     /// What it says of itself.
@@ -90,7 +92,8 @@ impl Stage {
         let mut count = 0;
         for frame in frames {
             let Some(account) = self.accounts.get_mut(usize::from(frame.port)) else { continue };
-            if window.is_duplicate(&decode(frame), frame.time) {
+            // Agents send one copy each; what looks alike came more than once.
+            if Some(frame.port) != self.agents && window.is_duplicate(&decode(frame), frame.time) {
                 account.total.duplicate.add(u64::from(frame.wire_len));
             } else if let Some(place) = kept.get_mut(count) {
                 *place = *frame;
@@ -173,6 +176,9 @@ impl LoopBody for Stage {
         let known = std::mem::replace(&mut account.total.error, counters.error);
         account.total.received.packets += counters.error.packets - known.packets;
         account.total.received.bytes += counters.error.bytes - known.bytes;
+        let copies = crate::relay::fresh(&mut account.copies, counters.duplicate);
+        account.total.received += copies;
+        account.total.duplicate += copies;
         account.publish();
     }
 }

@@ -111,6 +111,7 @@ fn run_sensor(tier: &Tier, seconds: u64, is_paced: bool) -> Result<(Ledger, f64)
         destination: Destination::Standalone,
         live: is_paced,
         duplicates: is_paced,
+        agents: Vec::new(),
     })?;
     let mut stage = pipeline.stages.pop().ok_or("no worker")?;
     let source = Generate::new(tier.traffic(seconds))?;

@@ -123,8 +123,12 @@ pub(crate) fn sensor_json(master: &Master, entry: &crate::book::SensorEntry) -> 
     let id = SensorId(entry.id);
     let live = master.sensors.live(id);
     let health = live.as_ref().and_then(|live| live.health.clone()).or_else(|| master.sensors.last_health(id));
+    if entry.agent {
+        return agent_json(master, entry);
+    }
     json!({
         "id": entry.id.to_string(),
+        "kind": "sensor",
         "name": entry.name,
         "group": entry.group,
         "connected": live.is_some(),
@@ -134,6 +138,28 @@ pub(crate) fn sensor_json(master: &Master, entry: &crate::book::SensorEntry) -> 
         "software": entry.software,
         "revoked": entry.revoked,
         "health": health,
+    })
+}
+
+/// One OS-sensor as the page shows it: what its vSensor tells of it.
+fn agent_json(master: &Master, entry: &crate::book::SensorEntry) -> Value {
+    let found = master.sensors.agent(SensorId(entry.id));
+    let through = found.as_ref().map(|(sensor, _)| master.sensor_name(*sensor));
+    let health = found.map(|(_, health)| health);
+    json!({
+        "id": entry.id.to_string(),
+        "kind": "agent",
+        "name": entry.name,
+        "group": entry.group,
+        "connected": health.is_some(),
+        "since": null,
+        "address": health.as_ref().map(|health| health.address.clone()),
+        "last_seen": if health.is_some() { Some(seconds(wall())) } else { entry.last_seen.map(seconds) },
+        "software": entry.software,
+        "revoked": entry.revoked,
+        "through": through,
+        "agent": health,
+        "health": null,
     })
 }
 

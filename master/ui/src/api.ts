@@ -18,7 +18,7 @@ export interface Health {
   busy_ratio: number; headroom_mbps: number; headroom_pps: number; ring_oldest: number | null; flows_open: number;
 }
 export interface Sensor {
-  id: string; name: string; group: string; revoked: boolean; connected: boolean; since: number | null; last_seen: number | null;
+  id: string; name: string; group: string; revoked: boolean; kind: string; through: string | null; agent: any; connected: boolean; since: number | null; last_seen: number | null;
   software: string; health: Health | null;
 }
 export interface Device {

@@ -39,6 +39,8 @@ pub struct SourceCounters {
     pub missed: Count,
     /// Delivered in part or not at all because they were not whole.
     pub error: Count,
+    /// Received, and left out as copies before they were lent.
+    pub duplicate: Count,
 }
 
 /// What became of one call.
@@ -73,6 +75,8 @@ pub enum AnySource {
     /// By DPDK.
     #[cfg(feature = "dpdk")]
     Dpdk(Box<dpdk::DpdkPort>),
+    /// OS-sensors.
+    Agents(Box<crate::relay::AgentSource>),
 }
 
 impl AnySource {
@@ -102,6 +106,7 @@ impl PacketSource for AnySource {
             AnySource::AfPacket(port) => port.receive_burst(each),
             #[cfg(feature = "dpdk")]
             AnySource::Dpdk(port) => port.receive_burst(each),
+            AnySource::Agents(agents) => agents.receive_burst(each),
         }
     }
 
@@ -110,6 +115,7 @@ impl PacketSource for AnySource {
             AnySource::AfPacket(port) => port.counters(),
             #[cfg(feature = "dpdk")]
             AnySource::Dpdk(port) => port.counters(),
+            AnySource::Agents(agents) => agents.counters(),
         }
     }
 }

@@ -1,0 +1,263 @@
+//! The vSensor's side of its agents: one port, on which agents with a certificate are served and joiners are passed on
+//! to the master as they are, so that the vSensor sees neither their token nor their key.
+
+use crate::frame::{FrameReader, Kind, WireFrame};
+use crate::tls::{ALPN_AGENT, ALPN_JOIN, agent_server, peer_as};
+use crate::{Identity, Role};
+use rustls::server::Acceptor;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use thymus_record::message::{ToAgent, ToRelay};
+use tokio::io::{AsyncWriteExt, ReadHalf, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{interval, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// An agent says ten times a second that it lives; one that is silent so long is gone, and others take over.
+const SILENCE_MAX: Duration = Duration::from_millis(500);
+/// Until its first sign of life an agent may take longer.
+const FIRST_MAX: Duration = Duration::from_secs(5);
+/// A joiner has as long as joining takes.
+const JOIN_MAX: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_millis(100);
+/// Connections at once, joiners included.
+const CONNECTIONS_MAX: usize = 4_096;
+/// Largest hello that is looked at.
+const HELLO_MAX: usize = 16 << 10;
+/// Runs of agents whose parcel numbers are remembered.
+const RUNS_MAX: usize = 16_384;
+
+/// Speaks to one agent.
+#[derive(Clone)]
+pub struct AgentSender(mpsc::UnboundedSender<ToAgent>);
+
+impl AgentSender {
+    /// Sends a message; one to an agent that is gone is lost.
+    pub fn send(&self, message: ToAgent) {
+        let _ = self.0.send(message);
+    }
+}
+
+/// What a vSensor does with its agents. Calls come from one thread, one at a time.
+pub trait Agents: Send {
+    /// An agent connected; gives an error in words to refuse it.
+    fn enter(&mut self, agent: u32, name: &str, address: SocketAddr, sender: AgentSender) -> Result<(), String>;
+    /// It said something.
+    fn hear(&mut self, agent: u32, message: ToRelay);
+    /// It sent frames: see [`crate::agent::take_frame`].
+    fn take(&mut self, agent: u32, parcel: &[u8]);
+    /// It is gone.
+    fn leave(&mut self, agent: u32);
+    /// A tenth of a second has passed.
+    fn tick(&mut self);
+}
+
+/// The running relay.
+pub struct Relay {
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Relay {
+    /// Listens and starts the thread.
+    pub fn start(identity: Identity, listen: SocketAddr, agents: Box<dyn Agents>) -> io::Result<Relay> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let socket = runtime.block_on(TcpListener::bind(listen))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let shared = Arc::new(Shared { identity, agents: Mutex::new(agents), runs: Mutex::default() });
+        let run = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(&shared, &socket) => {}
+                    () = tick(&shared, &told) => {}
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name("relay".to_owned()).spawn(run)?;
+        Ok(Relay { thread: Some(thread), stop })
+    }
+
+    /// Ends the thread; all agents are cut off.
+    pub fn stop(mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Shared {
+    identity: Identity,
+    agents: Mutex<Box<dyn Agents>>,
+    /// The next parcel of each run of an agent.
+    runs: Mutex<HashMap<(u32, u64), u64>>,
+}
+
+impl Shared {
+    fn agents(&self) -> MutexGuard<'_, Box<dyn Agents>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn tick(shared: &Shared, stop: &AtomicBool) {
+    let mut ticks = interval(TICK);
+    while !stop.load(Ordering::Acquire) {
+        ticks.tick().await;
+        shared.agents().tick();
+    }
+}
+
+async fn accept(shared: &Arc<Shared>, socket: &TcpListener) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        let Ok((stream, peer)) = socket.accept().await else {
+            // Out of file descriptors, mostly: wait for some to come back.
+            tokio::time::sleep(TICK).await;
+            continue;
+        };
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            let _permit = permit;
+            if let Err(why) = welcome(&shared, stream, peer).await {
+                tracing::info!("{peer}: {why}");
+            }
+        });
+    }
+}
+
+async fn welcome(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -> Result<(), String> {
+    let _ = stream.set_nodelay(true);
+    let asked = timeout(HANDSHAKE_MAX, protocols(&stream)).await;
+    let asked = asked.map_err(|_elapsed| "no TLS hello within 10 s".to_owned())??;
+    match asked.as_slice() {
+        [one] if one == ALPN_JOIN => pass_on(shared, stream).await,
+        [one] if one == ALPN_AGENT => {
+            let config = crate::Identity::load(&shared.identity.state);
+            let config =
+                agent_server(config.as_ref().unwrap_or(&shared.identity)).map_err(|error| error.to_string())?;
+            let tls = timeout(HANDSHAKE_MAX, TlsAcceptor::from(config).accept(stream)).await;
+            let tls = tls.map_err(|_elapsed| "no handshake within 10 s".to_owned())?;
+            let tls = tls.map_err(|error| format!("the TLS handshake failed: {error}"))?;
+            let certificates = tls.get_ref().1.peer_certificates();
+            let agent = peer_as(certificates, Role::Agent, &shared.identity.deployment)?.id;
+            serve(shared, agent, tls, peer).await.map_err(|error| format!("agent {agent}: {error}"))
+        }
+        _ => Err("speaks neither to agents nor to joiners".to_owned()),
+    }
+}
+
+/// The protocols that a TLS hello asks for; the hello stays in the socket.
+async fn protocols(stream: &TcpStream) -> Result<Vec<Vec<u8>>, String> {
+    let mut seen = vec![0; HELLO_MAX];
+    loop {
+        let len = stream.peek(&mut seen).await.map_err(|error| error.to_string())?;
+        let mut acceptor = Acceptor::default();
+        let mut bytes = seen.get(..len).unwrap_or_default();
+        while !bytes.is_empty() {
+            acceptor.read_tls(&mut bytes).map_err(|error| error.to_string())?;
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                return Ok(accepted.client_hello().alpn().into_iter().flatten().map(<[u8]>::to_vec).collect());
+            }
+            Ok(None) if len > 0 && len < HELLO_MAX => tokio::time::sleep(Duration::from_millis(5)).await,
+            Ok(None) => return Err("its TLS hello has no end".to_owned()),
+            Err((error, _)) => return Err(format!("no TLS hello: {error}")),
+        }
+    }
+}
+
+/// A joiner and the master speak to each other through us, in TLS of their own.
+async fn pass_on(shared: &Shared, mut joiner: TcpStream) -> Result<(), String> {
+    let mut master = crate::enrol::connect(&shared.identity.addresses).await.map_err(|error| error.to_string())?;
+    let passed = timeout(JOIN_MAX, copy_bidirectional(&mut joiner, &mut master)).await;
+    passed.map_err(|_elapsed| "a joiner took too long".to_owned())?.map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: SocketAddr) -> io::Result<()> {
+    let (reader, mut writer) = tokio::io::split(tls);
+    let mut reader = FrameReader::new(reader);
+    let hello = timeout(FIRST_MAX, reader.next()).await.map_err(|_elapsed| io::Error::other("it said nothing"))??;
+    let hello = hello.and_then(|frame| serde_json::from_slice(&frame.payload).ok());
+    let Some(ToRelay::Hello { name, boot, .. }) = hello else { return Err(io::Error::other("it did not say hello")) };
+    let name: String = name.chars().filter(|letter| !letter.is_control()).take(64).collect();
+    let (sender, mut messages) = mpsc::unbounded_channel();
+    let next = shared.runs.lock().unwrap_or_else(PoisonError::into_inner).get(&(agent, boot)).copied().unwrap_or(0);
+    let _ = sender.send(ToAgent::Taken { up_to: next });
+    let entered = shared.agents().enter(agent, &name, peer, AgentSender(sender.clone()));
+    if let Err(why) = entered {
+        writer.write_all(&WireFrame::control(&ToAgent::Refused { why: why.clone() }).encode()).await?;
+        let _ = writer.shutdown().await;
+        return Err(io::Error::other(why));
+    }
+    let speak = async {
+        let mut pings = interval(Duration::from_secs(1));
+        loop {
+            let message = tokio::select! {
+                message = messages.recv() => message,
+                _ = pings.tick() => Some(ToAgent::Ping {}),
+            };
+            let Some(message) = message else { return Ok(()) };
+            writer.write_all(&WireFrame::control(&message).encode()).await?;
+            writer.flush().await?;
+        }
+    };
+    let ended = tokio::select! {
+        ended = listen(shared, (agent, boot), &mut reader, &sender) => ended,
+        ended = speak => ended,
+    };
+    shared.agents().leave(agent);
+    ended
+}
+
+async fn listen(
+    shared: &Shared,
+    run: (u32, u64),
+    reader: &mut FrameReader<ReadHalf<TlsStream<TcpStream>>>,
+    sender: &mpsc::UnboundedSender<ToAgent>,
+) -> io::Result<()> {
+    let mut patience = FIRST_MAX;
+    loop {
+        let frame =
+            timeout(patience, reader.next()).await.map_err(|_elapsed| io::Error::other("it has gone silent"))??;
+        let Some(frame) = frame else { return Ok(()) };
+        patience = SILENCE_MAX;
+        match frame.kind {
+            Kind::Control => {
+                let message = serde_json::from_slice(&frame.payload).unwrap_or(ToRelay::Unknown);
+                shared.agents().hear(run.0, message);
+            }
+            Kind::Frames => {
+                if is_next(shared, run, frame.stream) {
+                    shared.agents().take(run.0, &frame.payload);
+                }
+                let _ = sender.send(ToAgent::Taken { up_to: frame.stream + 1 });
+            }
+            _ => return Err(io::Error::other("it sent what only a vSensor sends")),
+        }
+    }
+}
+
+/// True if this parcel of the run was not taken before.
+fn is_next(shared: &Shared, run: (u32, u64), number: u64) -> bool {
+    let mut runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
+    if runs.len() >= RUNS_MAX && !runs.contains_key(&run) {
+        // Agents that restarted so often that their old runs no longer matter.
+        runs.retain(|known, _| known.0 != run.0);
+    }
+    let next = runs.entry(run).or_default();
+    let is_new = number >= *next;
+    *next = (*next).max(number.saturating_add(1));
+    is_new
+}

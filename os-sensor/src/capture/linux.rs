@@ -1,0 +1,153 @@
+//! One interface through TPACKET_V3: what this host sends and receives on it, lent straight from the kernel's ring.
+#![expect(unsafe_code, reason = "packet sockets and their mapped ring are the kernel's memory")]
+#![expect(clippy::cast_possible_truncation, reason = "constants of the kernel's C types")]
+
+use memmap2::{MmapOptions, MmapRaw};
+use std::ffi::{CString, c_int};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use thymus_dissect::{Frame, LinkType};
+use thymus_record::Time;
+
+/// A block takes frames of 64 KiB (GSO) several times.
+const BLOCK_BYTES: usize = 512 << 10;
+/// 8 MiB in all: 160 ms at 400 Mbit/s.
+const BLOCKS: usize = 16;
+/// A block that is not full is given up after this many milliseconds.
+const RETIRE_MS: u32 = 20;
+
+/// An interface being captured.
+pub struct Ring {
+    socket: OwnedFd,
+    ring: MmapRaw,
+    block: usize,
+}
+
+// SAFETY: the socket and its ring belong to this value alone; the kernel does not care which thread uses them.
+unsafe impl Send for Ring {}
+
+fn set<T>(socket: &OwnedFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    // SAFETY: the value is borrowed for the call and its size is given.
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+impl Ring {
+    /// Opens an interface.
+    pub fn open(interface: &str) -> io::Result<Ring> {
+        let name = CString::new(interface).map_err(io::Error::other)?;
+        // SAFETY: a string that ends in NUL.
+        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+        if index == 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: no memory is handed over; the descriptor is checked before it is owned. Protocol 0 receives nothing
+        // until the socket is bound, so no other interface's packets come in between.
+        let raw =
+            unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a fresh descriptor that nobody else owns.
+        let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+        set(&socket, libc::SOL_PACKET, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V3 as c_int))?;
+        let request = libc::tpacket_req3 {
+            tp_block_size: BLOCK_BYTES as u32,
+            tp_block_nr: BLOCKS as u32,
+            tp_frame_size: 2_048,
+            tp_frame_nr: (BLOCK_BYTES / 2_048 * BLOCKS) as u32,
+            tp_retire_blk_tov: RETIRE_MS,
+            tp_sizeof_priv: 0,
+            tp_feature_req_word: 0,
+        };
+        set(&socket, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
+        let ring = MmapOptions::new().len(BLOCK_BYTES * BLOCKS).map_raw(&socket)?;
+        // SAFETY: all-zero is a valid socket address of this kind.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        address.sll_ifindex = c_int::try_from(index).map_err(io::Error::other)?;
+        let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).map_err(io::Error::other)?;
+        // SAFETY: the address is borrowed for the call and its size is given.
+        if unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Ring { socket, ring, block: 0 })
+    }
+
+    fn start(&self) -> *mut u8 {
+        // SAFETY: `block` is below BLOCKS, so this is within the mapping.
+        unsafe { self.ring.as_mut_ptr().add(self.block * BLOCK_BYTES) }
+    }
+
+    fn status(&self) -> &AtomicU32 {
+        // SAFETY: the block's status word is aligned (blocks are page-aligned), and kernel and we use it atomically.
+        unsafe { AtomicU32::from_ptr(self.start().add(8).cast()) }
+    }
+
+    /// Gives every frame that is there to `each`, and the blocks back to the kernel.
+    pub fn drain(&mut self, mut each: impl FnMut(&Frame<'_>)) {
+        for _ in 0..BLOCKS {
+            if self.status().load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+                return;
+            }
+            // SAFETY: the block is ours until its status is given back; its head is within the mapping.
+            let head = unsafe { &(*self.start().cast::<libc::tpacket_block_desc>()).hdr.bh1 };
+            let (count, mut offset) = (head.num_pkts, head.offset_to_first_pkt as usize);
+            for _ in 0..count {
+                // SAFETY: the kernel wrote this head within the block, which is ours; it is 8-aligned.
+                let head = unsafe { &*self.start().add(offset).cast::<libc::tpacket3_hdr>() };
+                self.lend(head, offset, &mut each);
+                offset += head.tp_next_offset as usize;
+            }
+            self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
+            self.block = (self.block + 1) % BLOCKS;
+        }
+    }
+
+    fn lend(&self, head: &libc::tpacket3_hdr, offset: usize, each: &mut impl FnMut(&Frame<'_>)) {
+        // SAFETY: `tp_mac` and `tp_snaplen` are the kernel's, within the block.
+        let bytes = unsafe {
+            std::slice::from_raw_parts(self.start().add(offset + head.tp_mac as usize), head.tp_snaplen as usize)
+        };
+        let time = Time::from_parts(u64::from(head.tp_sec), u64::from(head.tp_nsec));
+        let frame = |bytes, wire_len| Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: 0 };
+        if head.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
+            return each(&frame(bytes, head.tp_len));
+        }
+        // The kernel took the tag off; it goes back where it was.
+        let has_protocol = head.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+        let protocol = if has_protocol { head.hv1.tp_vlan_tpid } else { 0x8100 };
+        let (macs, rest) = bytes.split_at(bytes.len().min(12));
+        let mut tagged = Vec::with_capacity(bytes.len() + 4);
+        tagged.extend_from_slice(macs);
+        tagged.extend_from_slice(&protocol.to_be_bytes());
+        tagged.extend_from_slice(&u16::try_from(head.hv1.tp_vlan_tci & 0xffff).unwrap_or_default().to_be_bytes());
+        tagged.extend_from_slice(rest);
+        each(&frame(&tagged, head.tp_len + 4));
+    }
+
+    /// Packets that the kernel dropped since the call before.
+    pub fn drops(&self) -> u64 {
+        let mut stats = libc::tpacket_stats_v3 { tp_packets: 0, tp_drops: 0, tp_freeze_q_cnt: 0 };
+        let mut length = libc::socklen_t::try_from(size_of::<libc::tpacket_stats_v3>()).unwrap_or_default();
+        let target = std::ptr::from_mut(&mut stats).cast();
+        let (level, name) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
+        // SAFETY: the buffer is ours and its size is given; the call resets the kernel's counters.
+        let done = unsafe { libc::getsockopt(self.socket.as_raw_fd(), level, name, target, &raw mut length) };
+        if done == 0 { u64::from(stats.tp_drops) } else { 0 }
+    }
+}
+
+/// Waits until one of the rings has something, at most this long.
+pub fn wait<'a>(rings: impl Iterator<Item = &'a Ring>, at_most: Duration) {
+    let poll = |ring: &Ring| libc::pollfd { fd: ring.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut fds: Vec<libc::pollfd> = rings.map(poll).collect();
+    let milliseconds = c_int::try_from(at_most.as_millis()).unwrap_or(c_int::MAX);
+    let count = libc::nfds_t::try_from(fds.len()).unwrap_or_default();
+    // SAFETY: the descriptors are open for the call and the array's length is given.
+    unsafe { libc::poll(fds.as_mut_ptr(), count, milliseconds) };
+}

@@ -1,0 +1,15 @@
+//! The OS-sensor: a host's own traffic, one copy of each packet, to a vSensor. Modules in the order of the data.
+#![deny(unsafe_code)]
+
+/// The clock.
+pub mod clock;
+/// Packets of this host's interfaces.
+pub mod capture;
+/// Which interfaces, and which addresses.
+pub mod interfaces;
+/// What is sent, and what is left to others.
+pub mod select;
+/// What the agent says of itself.
+pub mod status;
+/// All of it, running.
+pub mod run;

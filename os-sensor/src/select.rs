@@ -1,0 +1,341 @@
+//! One copy of each packet: what this member owns goes into parcels, what others own is left to them and remembered for
+//! two seconds, in case they go.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use thymus_dissect::Frame;
+use thymus_dissect::decode::{Content, Packet, Transport, decode};
+use thymus_link::agent::{FrameHead, put_frame};
+use thymus_record::Time;
+use thymus_record::ledger::Count;
+use thymus_record::message::{AgentLedger, Members, Policy};
+use thymus_record::time::SECOND;
+use thymus_witness::{Choice, Witness, ends_of, weight_of};
+
+/// A parcel is handed over when it is as large.
+const PARCEL_BYTES: usize = 60 << 10;
+/// Longest frame that is sent; a longer one is cut.
+const FRAME_MAX: usize = 128 << 10;
+/// How long what others own is remembered, and how much of it.
+const SHADOW: u64 = 2 * SECOND;
+const SHADOW_BYTES: usize = 8 << 20;
+
+/// A packet left to another member.
+struct Left {
+    owner: u32,
+    time: Time,
+    wire_len: u32,
+    bytes: Box<[u8]>,
+}
+
+/// A parcel being filled, and what is in it.
+#[derive(Default)]
+struct Parcel {
+    bytes: Vec<u8>,
+    frames: Count,
+    weight: u64,
+}
+
+/// What is sent, and what is left.
+pub struct Select {
+    me: u32,
+    witness: Witness,
+    /// Numbers in the group, this member included; without any, all is sent.
+    epoch: u64,
+    /// Where the vSensors are: what is spoken with them is never captured.
+    own: Vec<SocketAddr>,
+    policy: Policy,
+    parcel: Parcel,
+    shadow: VecDeque<Left>,
+    shadow_bytes: usize,
+    ledger: AgentLedger,
+    left: HashMap<u32, u64>,
+    dropped: u64,
+    /// Bytes that may still be sent within the limit of the policy.
+    allowed: f64,
+    refilled: Time,
+}
+
+impl Select {
+    /// For member `me`.
+    pub fn new(me: u32) -> Select {
+        Select {
+            me,
+            witness: Witness::default(),
+            epoch: 0,
+            own: Vec::new(),
+            policy: Policy::default(),
+            parcel: Parcel::default(),
+            shadow: VecDeque::new(),
+            shadow_bytes: 0,
+            ledger: AgentLedger::default(),
+            left: HashMap::new(),
+            dropped: 0,
+            allowed: 0.0,
+            refilled: Time(0),
+        }
+    }
+
+    /// What was done since the start.
+    pub fn ledger(&self) -> AgentLedger {
+        self.ledger
+    }
+
+    /// The group's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Where the vSensors are.
+    pub fn set_own(&mut self, own: Vec<SocketAddr>) {
+        self.own = own;
+    }
+
+    /// What to take.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
+    /// Payload bytes left to others, and given up, since the call before.
+    pub fn take_reports(&mut self) -> (Vec<(u32, u64)>, u64) {
+        (self.left.drain().collect(), std::mem::take(&mut self.dropped))
+    }
+
+    /// The kernel dropped so many.
+    pub fn kernel_dropped(&mut self, packets: u64) {
+        self.ledger.seen.packets += packets;
+        self.ledger.shed.packets += packets;
+    }
+
+    /// A frame of this host; full parcels go to `send`, which gives back what finds no room.
+    pub fn take(&mut self, frame: &Frame<'_>, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
+        let packet = decode(frame);
+        if self.is_own(&packet) {
+            return;
+        }
+        self.ledger.seen.add(u64::from(frame.wire_len));
+        let ends = ends_of(&packet);
+        let choice = ends.map_or(Choice::SendToo, |ends| self.witness.choose(&ends));
+        match choice {
+            Choice::Send | Choice::SendToo => {
+                let head = FrameHead { time: frame.time, wire_len: frame.wire_len, shared: choice == Choice::SendToo };
+                self.put(&head, frame.bytes, weight_of(&packet), send);
+            }
+            Choice::Leave(owner) => {
+                self.ledger.left.add(u64::from(frame.wire_len));
+                if ends.is_some_and(|ends| self.witness.second(owner, &ends) == Some(self.me)) {
+                    *self.left.entry(owner).or_default() += weight_of(&packet);
+                }
+                self.remember(owner, frame);
+            }
+        }
+    }
+
+    /// True for what is spoken with a vSensor.
+    fn is_own(&self, packet: &Packet<'_>) -> bool {
+        let Content::Ip(datagram) = &packet.content else { return false };
+        let Transport::Tcp(tcp) = &datagram.transport else { return false };
+        let ends = [(datagram.source.to_ip(), tcp.source), (datagram.target.to_ip(), tcp.target)];
+        ends.iter().any(|end| self.own.iter().any(|own| (own.ip(), own.port()) == *end))
+    }
+
+    fn remember(&mut self, owner: u32, frame: &Frame<'_>) {
+        let old = |left: &Left| frame.time.since(left.time) > SHADOW;
+        while self.shadow.front().is_some_and(old) || self.shadow_bytes + frame.bytes.len() > SHADOW_BYTES {
+            let Some(left) = self.shadow.pop_front() else { break };
+            self.shadow_bytes -= left.bytes.len();
+        }
+        self.shadow_bytes += frame.bytes.len();
+        let Frame { time, wire_len, .. } = *frame;
+        self.shadow.push_back(Left { owner, time, wire_len, bytes: frame.bytes.into() });
+    }
+
+    /// The group changed: what was left to members that are gone is sent now.
+    pub fn members(&mut self, members: &Members, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
+        self.witness = Witness::new(self.me, members);
+        self.epoch = members.epoch;
+        if members.gone.is_empty() {
+            return;
+        }
+        let shadow = std::mem::take(&mut self.shadow);
+        self.shadow_bytes = 0;
+        for left in shadow {
+            if !members.gone.contains(&left.owner) {
+                self.shadow_bytes += left.bytes.len();
+                self.shadow.push_back(left);
+                continue;
+            }
+            let wire = u64::from(left.wire_len);
+            self.ledger.left.packets = self.ledger.left.packets.saturating_sub(1);
+            self.ledger.left.bytes = self.ledger.left.bytes.saturating_sub(wire);
+            let head = FrameHead { time: left.time, wire_len: left.wire_len, shared: true };
+            self.put(&head, &left.bytes, 0, send);
+        }
+    }
+
+    fn put(
+        &mut self,
+        head: &FrameHead,
+        bytes: &[u8],
+        weight: u64,
+        send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>,
+    ) {
+        let snaplen = usize::try_from(self.policy.snaplen).unwrap_or(FRAME_MAX).clamp(64, FRAME_MAX);
+        let bytes = bytes.get(..snaplen).unwrap_or(bytes);
+        if !self.is_allowed(head.time, bytes.len()) {
+            self.ledger.shed.add(u64::from(head.wire_len));
+            self.dropped += weight;
+            return;
+        }
+        put_frame(&mut self.parcel.bytes, head, bytes);
+        self.parcel.frames.add(u64::from(head.wire_len));
+        self.parcel.weight += weight;
+        if self.parcel.bytes.len() >= PARCEL_BYTES {
+            self.flush(send);
+        }
+    }
+
+    /// True if so many bytes are within the policy's limit now.
+    fn is_allowed(&mut self, now: Time, bytes: usize) -> bool {
+        if self.policy.mbps_max == 0 {
+            return true;
+        }
+        let rate = f64::from(self.policy.mbps_max) * 125_000.0;
+        let passed = now.since(self.refilled);
+        self.refilled = now.max(self.refilled);
+        // A tenth of a second may come at once.
+        self.allowed = (self.allowed + rate * std::time::Duration::from_nanos(passed).as_secs_f64()).min(rate / 10.0);
+        let bytes = f64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let allowed = self.allowed >= bytes;
+        if allowed {
+            self.allowed -= bytes;
+        }
+        allowed
+    }
+
+    /// Hands over what is in the parcel.
+    pub fn flush(&mut self, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
+        let Parcel { bytes, frames, weight } = std::mem::take(&mut self.parcel);
+        if bytes.is_empty() {
+            return;
+        }
+        match send(bytes) {
+            Ok(()) => self.ledger.sent += frames,
+            Err(mut back) => {
+                self.ledger.shed += frames;
+                self.dropped += weight;
+                back.clear();
+                self.parcel.bytes = back;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thymus_dissect::LinkType;
+    use thymus_link::agent::take_frame;
+    use thymus_record::Address;
+    use thymus_record::message::Member;
+    use thymus_witness::claim_of;
+
+    fn packet(source: u8, target: u8, port: u16, proto: u8) -> Vec<u8> {
+        let mut bytes =
+            vec![2, 0, 0, 0, 0, target, 2, 0, 0, 0, 0, source, 8, 0, 0x45, 0, 0, 60, 0, 1, 0, 0, 64, proto, 0, 0];
+        bytes.extend_from_slice(&[10, 0, 0, source, 10, 0, 0, target]);
+        bytes.extend_from_slice(&port.to_be_bytes());
+        bytes.extend_from_slice(&[1, 187]);
+        bytes.extend_from_slice(if proto == 6 { &[0; 4] } else { &[0, 40, 0, 0] });
+        bytes.resize(46, 0);
+        bytes.extend_from_slice(&[0x50, 0x10, 1, 0]);
+        bytes.resize(74, 7);
+        bytes
+    }
+
+    fn group(seed: u64, gone: Vec<u32>, ids: &[u8]) -> Members {
+        let member = |id: &u8| Member {
+            id: u32::from(*id),
+            claims: vec![claim_of(seed, Address::from_v4([10, 0, 0, *id]))],
+            provisional: false,
+        };
+        Members { epoch: 2, seed, members: ids.iter().map(member).collect(), gone }
+    }
+
+    fn feed(select: &mut Select, bytes: &[u8], time: u64, out: &mut Vec<Vec<u8>>) {
+        let wire_len = u32::try_from(bytes.len()).unwrap();
+        let frame = Frame { bytes, wire_len, time: Time(time), link: LinkType::Ethernet, port: 0 };
+        select.take(&frame, &mut |parcel| {
+            out.push(parcel);
+            Ok(())
+        });
+    }
+
+    fn frames_in(parcels: &[Vec<u8>]) -> usize {
+        parcels
+            .iter()
+            .map(|parcel| {
+                let (mut rest, mut count) = (parcel.as_slice(), 0);
+                while take_frame(&mut rest).is_some() {
+                    count += 1;
+                }
+                count
+            })
+            .sum()
+    }
+
+    #[test]
+    fn two_members_send_each_packet_once_and_the_one_left_sends_what_the_other_should_have() {
+        let (mut one, mut two) = (Select::new(1), Select::new(2));
+        let (mut from_one, mut from_two) = (Vec::new(), Vec::new());
+        for (select, out) in [(&mut one, &mut from_one), (&mut two, &mut from_two)] {
+            select.members(&group(9, Vec::new(), &[1, 2]), &mut |_| Ok(()));
+            (0..500).for_each(|port| feed(select, &packet(1, 2, port, 17), 1_000, out));
+            select.flush(&mut |parcel| {
+                out.push(parcel);
+                Ok(())
+            });
+        }
+        assert_eq!(frames_in(&from_one) + frames_in(&from_two), 500);
+        assert!(frames_in(&from_one) > 150 && frames_in(&from_two) > 150);
+        let ledger = one.ledger();
+        assert_eq!(ledger.seen.packets, ledger.sent.packets + ledger.left.packets);
+        let mut again = Vec::new();
+        one.members(&group(9, vec![2], &[1]), &mut |parcel| {
+            again.push(parcel);
+            Ok(())
+        });
+        one.flush(&mut |parcel| {
+            again.push(parcel);
+            Ok(())
+        });
+        assert_eq!(frames_in(&again), frames_in(&from_two), "what was left to the one that is gone");
+        assert_eq!((one.ledger().left.packets, one.ledger().sent.packets), (0, 500));
+    }
+
+    #[test]
+    fn what_is_spoken_with_the_vsensor_is_never_taken_and_what_finds_no_room_is_counted() {
+        let mut select = Select::new(1);
+        select.set_own(vec!["10.0.0.2:443".parse().unwrap()]);
+        let mut out = Vec::new();
+        feed(&mut select, &packet(1, 2, 5, 6), 1_000, &mut out);
+        assert_eq!(select.ledger().seen.packets, 0);
+        feed(&mut select, &packet(1, 2, 5, 17), 1_000, &mut out);
+        select.flush(&mut Err);
+        let ledger = select.ledger();
+        assert_eq!((ledger.seen.packets, ledger.sent.packets, ledger.shed.packets), (1, 0, 1));
+    }
+
+    #[test]
+    fn the_limit_holds_and_what_is_beyond_is_counted() {
+        let mut select = Select::new(1);
+        select.set_policy(Policy { mbps_max: 1, ..Policy::default() });
+        let mut out = Vec::new();
+        // A second of 8 Mbit/s.
+        (0..13_500u64).for_each(|n| feed(&mut select, &packet(1, 2, 5, 17), SECOND + n * SECOND / 13_500, &mut out));
+        select.flush(&mut |_| Ok(()));
+        let ledger = select.ledger();
+        assert_eq!(ledger.seen.packets, ledger.sent.packets + ledger.shed.packets);
+        assert!((100_000..140_000).contains(&ledger.sent.bytes), "{ledger:?}");
+    }
+}

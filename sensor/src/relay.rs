@@ -1,0 +1,298 @@
+//! OS-sensors as one more capture port: their frames, one copy each, dealt to the poll loop like those of a NIC; and who
+//! of them sends what. A late worker makes the agents wait, and they shed and say so.
+
+use crate::clock::Clock;
+use crate::deal::{Dealer, DealtSource, deal_to};
+use crate::source::{BURST_MAX, Burst, PacketSource, Received, SourceCounters, SourceError};
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use thymus_dissect::decode::{Content, Packet, Transport, decode};
+use thymus_dissect::{Frame, LinkType};
+use thymus_link::agent::{FrameHead, take_frame};
+use thymus_link::relay::{AgentSender, Agents};
+use thymus_record::Time;
+use thymus_record::ledger::Count;
+use thymus_record::message::{AgentHealth, AgentInterface, Member, Members, Policy, ToAgent, ToRelay};
+use thymus_witness::{Claims, Copies, Witness, claim_of, ends_of, weight_of};
+
+/// Agents at once.
+const AGENTS_MAX: usize = 2_000;
+/// Addresses that one agent may claim.
+const CLAIMS_MAX: usize = 256;
+/// Interfaces that one agent may tell.
+const INTERFACES_MAX: usize = 64;
+/// Ticks (tenths of a second) between two looks at claims, and at old copies.
+const CLAIMS_EVERY: u64 = 10;
+const COPIES_EVERY: u64 = 20;
+
+/// What relay and poll loop share.
+#[derive(Default)]
+pub struct RelayNotes {
+    counters: Mutex<SourceCounters>,
+    health: Mutex<BTreeMap<u32, AgentHealth>>,
+}
+
+impl RelayNotes {
+    /// The agents connected now.
+    pub fn health(&self) -> Vec<AgentHealth> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn count(&self, change: impl FnOnce(&mut SourceCounters)) {
+        change(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Agents' frames as a source.
+pub struct AgentSource {
+    dealt: DealtSource,
+    notes: Arc<RelayNotes>,
+}
+
+impl PacketSource for AgentSource {
+    fn receive_burst(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError> {
+        self.dealt.receive_burst(each)
+    }
+
+    fn counters(&mut self) -> SourceCounters {
+        *self.notes.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One agent.
+struct Agent {
+    /// A restarted agent may be back before its old connection is seen to end.
+    connections: u32,
+    sender: AgentSender,
+    claims: Vec<u64>,
+}
+
+/// The agents of this vSensor.
+pub struct Group {
+    port: u16,
+    seed: u64,
+    epoch: u64,
+    agents: BTreeMap<u32, Agent>,
+    claims: Claims,
+    copies: Copies,
+    witness: Witness,
+    dealer: Dealer,
+    notes: Arc<RelayNotes>,
+    /// Payload bytes given up, by agent, as last told.
+    dropped: HashMap<u32, u64>,
+    policy: Policy,
+    last: Time,
+    ticks: u64,
+    clock: Arc<dyn Clock>,
+}
+
+/// A group whose frames come to port `port`, and the source that gives them. `seed` is secret.
+pub fn group(port: u16, seed: u64, clock: Arc<dyn Clock>) -> (Group, AgentSource) {
+    let (dealer, mut sources) = deal_to(1);
+    let notes: Arc<RelayNotes> = Arc::default();
+    let group = Group {
+        port,
+        seed,
+        epoch: 0,
+        agents: BTreeMap::new(),
+        claims: Claims::default(),
+        copies: Copies::default(),
+        witness: Witness::default(),
+        dealer,
+        notes: Arc::clone(&notes),
+        dropped: HashMap::new(),
+        policy: Policy::default(),
+        last: Time(0),
+        ticks: 0,
+        clock,
+    };
+    // One worker was asked for, so one source is there.
+    let dealt = sources.remove(0);
+    (group, AgentSource { dealt, notes })
+}
+
+impl Group {
+    /// What the poll loop's side reads.
+    pub fn notes(&self) -> Arc<RelayNotes> {
+        Arc::clone(&self.notes)
+    }
+
+    /// Tells all agents who is there now.
+    fn publish(&mut self, gone: Vec<u32>) {
+        self.epoch += 1;
+        let member = |(id, agent): (&u32, &Agent)| Member {
+            id: *id,
+            claims: if self.claims.is_void(*id) { Vec::new() } else { agent.claims.clone() },
+            provisional: self.claims.is_provisional(*id) && !self.claims.is_void(*id),
+        };
+        let members = self.agents.iter().map(member).collect();
+        let members = Members { epoch: self.epoch, seed: self.seed, members, gone };
+        self.witness = Witness::new(0, &members);
+        self.agents.values().for_each(|agent| agent.sender.send(ToAgent::Members(members.clone())));
+    }
+
+    /// Passes frames on, waiting while the worker is late.
+    fn deal(&mut self, frames: &[Frame<'_>]) {
+        let Some(last) = frames.last() else { return };
+        let mut rest = frames;
+        while !rest.is_empty() {
+            let mut late = 0;
+            self.dealer.deal(Burst { frames: rest, now: last.time }, |_| late += 1);
+            rest = rest.get(rest.len() - late..).unwrap_or_default();
+            if !rest.is_empty() {
+                std::thread::sleep(Duration::from_micros(500));
+            }
+        }
+    }
+
+    /// True if the frame is a copy of one that came from another agent; else its payload is put to the agent's account.
+    fn is_copy(&mut self, agent: u32, head: &FrameHead, frame: &Frame<'_>) -> bool {
+        let packet = decode(frame);
+        let second = ends_of(&packet).and_then(|ends| self.witness.second(agent, &ends));
+        if !head.shared && second.is_some() {
+            self.claims.delivered(agent, weight_of(&packet));
+        }
+        self.copies.is_copy(digest(self.seed, frame.bytes, &packet), agent)
+    }
+
+    fn interfaces(&mut self, agent: u32, interfaces: &[AgentInterface]) {
+        let Some(known) = self.agents.get_mut(&agent) else { return };
+        let addresses = interfaces.iter().take(INTERFACES_MAX).flat_map(|each| &each.addresses);
+        let addresses = addresses.filter_map(|text| text.parse::<std::net::IpAddr>().ok()).take(CLAIMS_MAX);
+        known.claims = addresses.map(|address| claim_of(self.seed, address.into())).collect();
+        let words = interfaces.iter().take(INTERFACES_MAX);
+        let words = words.map(|each| format!("{} {}", each.name, each.addresses.join(" "))).collect();
+        if let Some(health) = self.notes.health.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&agent) {
+            health.interfaces = words;
+        }
+        // New addresses are claims that nobody has checked.
+        self.claims.enter(agent);
+        self.publish(Vec::new());
+    }
+}
+
+impl Agents for Group {
+    fn enter(&mut self, agent: u32, name: &str, address: SocketAddr, sender: AgentSender) -> Result<(), String> {
+        if self.agents.len() >= AGENTS_MAX && !self.agents.contains_key(&agent) {
+            return Err(format!("this vSensor serves {AGENTS_MAX} agents already: give this one to another vSensor"));
+        }
+        sender.send(ToAgent::Policy(self.policy.clone()));
+        let connections = self.agents.get(&agent).map_or(0, |known| known.connections) + 1;
+        self.agents.insert(agent, Agent { connections, sender, claims: Vec::new() });
+        let health =
+            AgentHealth { id: agent, name: name.to_owned(), address: address.to_string(), ..AgentHealth::default() };
+        self.notes.health.lock().unwrap_or_else(PoisonError::into_inner).insert(agent, health);
+        tracing::info!("agent {agent} ({name}) connected from {address}");
+        Ok(())
+    }
+
+    fn hear(&mut self, agent: u32, message: ToRelay) {
+        match message {
+            ToRelay::Interfaces { interfaces } => self.interfaces(agent, &interfaces),
+            ToRelay::Alive { ledger, left, dropped } => {
+                left.iter().take(AGENTS_MAX).for_each(|(owner, bytes)| self.claims.left_to(*owner, *bytes));
+                self.claims.declared(agent, dropped);
+                let Some(ledger) = ledger else { return };
+                let known = self.dropped.insert(agent, ledger.shed.packets).unwrap_or_default();
+                let fresh = ledger.shed.packets.saturating_sub(known);
+                self.notes.count(|counters| counters.missed.packets += fresh);
+                if let Some(health) = self.notes.health.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&agent) {
+                    health.ledger = ledger;
+                }
+            }
+            ToRelay::Hello { .. } | ToRelay::Unknown => {}
+        }
+    }
+
+    fn take(&mut self, agent: u32, parcel: &[u8]) {
+        let mut rest = parcel;
+        let mut frames = Vec::with_capacity(BURST_MAX);
+        while let Some((head, bytes)) = take_frame(&mut rest) {
+            // Agents' clocks differ, and a port's time never goes back.
+            let time = head.time.max(self.last).min(self.clock.wall().max(self.last));
+            self.last = time;
+            let wire_len = head.wire_len.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+            let frame = Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: self.port };
+            if self.is_copy(agent, &head, &frame) {
+                self.notes.count(|counters| counters.duplicate.add(u64::from(wire_len)));
+                continue;
+            }
+            frames.push(frame);
+            if frames.len() == BURST_MAX {
+                self.deal(&frames);
+                frames.clear();
+            }
+        }
+        self.deal(&frames);
+        if !rest.is_empty() {
+            tracing::warn!("agent {agent} sent a damaged parcel: {} bytes of it are lost", rest.len());
+            self.notes.count(|counters| counters.error.add(rest.len() as u64));
+        }
+    }
+
+    fn leave(&mut self, agent: u32) {
+        let Some(known) = self.agents.get_mut(&agent) else { return };
+        known.connections -= 1;
+        if known.connections > 0 {
+            return;
+        }
+        self.agents.remove(&agent);
+        self.claims.leave(agent);
+        self.dropped.remove(&agent);
+        self.notes.health.lock().unwrap_or_else(PoisonError::into_inner).remove(&agent);
+        tracing::info!("agent {agent} is gone");
+        self.publish(vec![agent]);
+    }
+
+    fn tick(&mut self) {
+        self.ticks += 1;
+        self.last = self.last.max(self.clock.wall());
+        self.dealer.deal(Burst { frames: &[], now: self.last }, |_| ());
+        if self.ticks.is_multiple_of(COPIES_EVERY) {
+            self.copies.turn();
+        }
+        if self.ticks.is_multiple_of(CLAIMS_EVERY) {
+            let verdict = self.claims.turn();
+            for agent in &verdict.void {
+                tracing::warn!("agent {agent} did not send what was left to it: all witnesses send its packets now");
+                let mut health = self.notes.health.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(health) = health.get_mut(agent) {
+                    health.items.push("it does not send what others leave to it: it is not relied on; restart it, or look at its interfaces".to_owned());
+                }
+            }
+            if !verdict.held.is_empty() || !verdict.void.is_empty() {
+                self.publish(verdict.void);
+            }
+        }
+    }
+}
+
+/// A keyed digest of a packet: what a router or NIC changes on the way (link layer, TTL, checksums) is left out.
+fn digest(seed: u64, bytes: &[u8], packet: &Packet<'_>) -> u64 {
+    let (Content::Ip(datagram), Some(ends)) = (&packet.content, ends_of(packet)) else {
+        return crate::duplicate::hash_of([seed, !seed], bytes);
+    };
+    let ends = thymus_witness::flow_hash(seed, &ends);
+    let about = (u64::from(datagram.id) << 32 | u64::from(datagram.ip_len)) ^ ends.rotate_left(17);
+    let behind = match &datagram.transport {
+        Transport::Tcp(tcp) => {
+            let head = u64::from(tcp.seq) << 32 | u64::from(tcp.ack);
+            crate::duplicate::hash_of([seed ^ head, u64::from(tcp.flags.0) << 16 | u64::from(tcp.window)], tcp.payload)
+        }
+        Transport::Udp(udp) => crate::duplicate::hash_of([seed, !seed], udp.payload),
+        _ => {
+            let at = datagram.fragment.map_or(0, |fragment| fragment.offset);
+            let data = datagram.bytes.get(if datagram.v6 { 40 } else { 20 }..).unwrap_or_default();
+            crate::duplicate::hash_of([seed, u64::from(at)], data)
+        }
+    };
+    about ^ behind
+}
+
+/// Counts for agents' frames that were copies, which the poll loop never sees.
+pub(crate) fn fresh(known: &mut Count, now: Count) -> Count {
+    let before = std::mem::replace(known, now);
+    Count { packets: now.packets.saturating_sub(before.packets), bytes: now.bytes.saturating_sub(before.bytes) }
+}

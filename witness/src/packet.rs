@@ -1,0 +1,36 @@
+//! What of a packet counts between witnesses.
+
+use crate::choice::Ends;
+use thymus_dissect::decode::{Content, Datagram, Packet, Transport};
+
+/// What decides who sends a packet; `None` where nothing does, and every witness sends. Fragments go by their addresses
+/// alone, so that all of a datagram go one way.
+pub fn ends_of(packet: &Packet<'_>) -> Option<Ends> {
+    match &packet.content {
+        Content::Ip(datagram) => Some(of_datagram(datagram)),
+        Content::Arp(arp) => {
+            Some(Ends { source: arp.sender, target: arp.target, source_port: 0, target_port: 0, proto: 0 })
+        }
+        Content::Other => None,
+    }
+}
+
+fn of_datagram(datagram: &Datagram<'_>) -> Ends {
+    let (source_port, target_port) = match &datagram.transport {
+        _ if datagram.fragment.is_some() => (0, 0),
+        Transport::Tcp(tcp) => (tcp.source, tcp.target),
+        Transport::Udp(udp) => (udp.source, udp.target),
+        _ => (0, 0),
+    };
+    let proto = if datagram.fragment.is_some() { 0 } else { datagram.proto.0 };
+    Ends { source: datagram.source, target: datagram.target, source_port, target_port, proto }
+}
+
+/// Payload bytes, the same however a segment was cut or put together on its way.
+pub fn weight_of(packet: &Packet<'_>) -> u64 {
+    match &packet.content {
+        Content::Ip(Datagram { transport: Transport::Tcp(tcp), .. }) => u64::from(tcp.payload_len),
+        Content::Ip(datagram) => u64::from(datagram.ip_len),
+        _ => 0,
+    }
+}
