@@ -50,7 +50,9 @@ impl DuplicateWindow {
 /// another, and so keep it out of the capture.
 #[expect(clippy::cast_possible_truncation, reason = "both halves of a word are taken")]
 pub(crate) fn hash_of([one, two]: [u64; 2], bytes: &[u8]) -> u64 {
-    let mut state = one ^ bytes.len() as u64;
+    // Fixed words beside the key, so that no key is weak by itself.
+    let (one, two) = (one ^ 0x2d35_8dcc_aa6c_78a5, two ^ 0x4b33_a62e_d433_d4a3);
+    let mut state = fold(one, two ^ bytes.len() as u64);
     let (pairs, rest) = bytes.as_chunks::<16>();
     for pair in pairs {
         let word = u128::from_le_bytes(*pair);
@@ -59,7 +61,7 @@ pub(crate) fn hash_of([one, two]: [u64; 2], bytes: &[u8]) -> u64 {
     let mut last = [0; 16];
     last.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
     let word = u128::from_le_bytes(last);
-    fold(fold(word as u64 ^ two, (word >> 64) as u64 ^ state), one ^ two)
+    fold(fold(word as u64 ^ two, (word >> 64) as u64 ^ state) ^ one, 0x8bb8_4b93_962e_acc9)
 }
 
 /// A multiplication whose both halves count.
@@ -85,6 +87,21 @@ mod tests {
     fn seen(window: &mut DuplicateWindow, bytes: &[u8], time: u64) -> bool {
         let frame = Frame { bytes, wire_len: 44, time: Time(time), link: LinkType::Ethernet, port: 0 };
         window.is_duplicate(&decode(&frame), frame.time)
+    }
+
+    #[test]
+    fn every_byte_counts_whatever_the_key() {
+        for key in [[0, 0], [7, !7], [u64::MAX, u64::MAX], [3, 3]] {
+            let mut seen = std::collections::HashSet::new();
+            for len in 0..70 {
+                assert!(seen.insert(hash_of(key, &vec![0; len])), "{key:?}, {len} zeroes");
+                for at in 0..len {
+                    let mut bytes = vec![0; len];
+                    bytes[at] = 1;
+                    assert!(seen.insert(hash_of(key, &bytes)), "{key:?}, byte {at} of {len}");
+                }
+            }
+        }
     }
 
     #[test]

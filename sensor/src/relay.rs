@@ -23,6 +23,8 @@ const AGENTS_MAX: usize = 2_000;
 const CLAIMS_MAX: usize = 256;
 /// Interfaces that one agent may tell.
 const INTERFACES_MAX: usize = 64;
+/// Beside the secret seed.
+const SECOND_KEY: u64 = 0xe703_7ed1_a0b4_28db;
 /// Ticks (tenths of a second) between two looks at claims, and at old copies.
 const CLAIMS_EVERY: u64 = 10;
 const COPIES_EVERY: u64 = 20;
@@ -136,15 +138,7 @@ impl Group {
     /// Passes frames on, waiting while the worker is late.
     fn deal(&mut self, frames: &[Frame<'_>]) {
         let Some(last) = frames.last() else { return };
-        let mut rest = frames;
-        while !rest.is_empty() {
-            let mut late = 0;
-            self.dealer.deal(Burst { frames: rest, now: last.time }, |_| late += 1);
-            rest = rest.get(rest.len() - late..).unwrap_or_default();
-            if !rest.is_empty() {
-                std::thread::sleep(Duration::from_micros(500));
-            }
-        }
+        self.dealer.deal_all(Burst { frames, now: last.time }, || std::thread::sleep(Duration::from_micros(500)));
     }
 
     /// True if the frame is a copy of one that came from another agent; else its payload is put to the agent's account.
@@ -272,7 +266,7 @@ impl Agents for Group {
 /// A keyed digest of a packet: what a router or NIC changes on the way (link layer, TTL, checksums) is left out.
 fn digest(seed: u64, bytes: &[u8], packet: &Packet<'_>) -> u64 {
     let (Content::Ip(datagram), Some(ends)) = (&packet.content, ends_of(packet)) else {
-        return crate::duplicate::hash_of([seed, !seed], bytes);
+        return crate::duplicate::hash_of([seed, SECOND_KEY], bytes);
     };
     let ends = thymus_witness::flow_hash(seed, &ends);
     let about = (u64::from(datagram.id) << 32 | u64::from(datagram.ip_len)) ^ ends.rotate_left(17);
@@ -281,7 +275,7 @@ fn digest(seed: u64, bytes: &[u8], packet: &Packet<'_>) -> u64 {
             let head = u64::from(tcp.seq) << 32 | u64::from(tcp.ack);
             crate::duplicate::hash_of([seed ^ head, u64::from(tcp.flags.0) << 16 | u64::from(tcp.window)], tcp.payload)
         }
-        Transport::Udp(udp) => crate::duplicate::hash_of([seed, !seed], udp.payload),
+        Transport::Udp(udp) => crate::duplicate::hash_of([seed, SECOND_KEY], udp.payload),
         _ => {
             let at = datagram.fragment.map_or(0, |fragment| fragment.offset);
             let data = datagram.bytes.get(if datagram.v6 { 40 } else { 20 }..).unwrap_or_default();
