@@ -18,6 +18,8 @@ pub mod frame;
 pub mod enrol;
 /// Batches waiting on disk.
 pub mod spool;
+/// Packet queries answered.
+mod answering;
 /// Failures in words.
 mod cure;
 /// An OS-sensor and its vSensor.

@@ -2,9 +2,10 @@
 //! queries and tells the sensor's health. Control goes before metadata, metadata before packets, and packets only
 //! against credit, so that control never waits behind them. Capture never waits for any of this.
 
+use crate::answering::{Running, answer};
 use crate::cure::{with_cure, words_of};
 use crate::enrol::connect;
-use crate::frame::{FrameReader, Kind, PAYLOAD_MAX, WireFrame};
+use crate::frame::{FrameReader, WireFrame};
 use crate::spool::Spool;
 use crate::tls::{link_client, master_name, peer_as};
 use crate::{Identity, Role};
@@ -207,9 +208,9 @@ async fn one_connection(parts: &Arc<UplinkParts>, state: &Mutex<UplinkState>) ->
 
 /// Queues of one connection, by priority.
 #[derive(Clone)]
-struct Outbox {
-    control: mpsc::UnboundedSender<WireFrame>,
-    packets: mpsc::Sender<WireFrame>,
+pub(crate) struct Outbox {
+    pub(crate) control: mpsc::UnboundedSender<WireFrame>,
+    pub(crate) packets: mpsc::Sender<WireFrame>,
 }
 
 async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Result<()> {
@@ -293,12 +294,6 @@ impl Writer {
     }
 }
 
-/// A query being answered.
-struct Running {
-    cancelled: Arc<AtomicBool>,
-    credit: Arc<Semaphore>,
-}
-
 async fn listen(parts: &Arc<UplinkParts>, reader: &mut FrameReader<ReadHalf<Tls>>, outbox: &Outbox) -> io::Result<()> {
     let mut running: HashMap<u64, Running> = HashMap::new();
     let (done, mut finished) = mpsc::unbounded_channel();
@@ -370,34 +365,4 @@ fn renew_boot(parts: &UplinkParts, boot: BootId) {
     if renewed {
         tracing::warn!("the master knows our batch numbers from another machine (a cloned appliance?): counting anew");
     }
-}
-
-fn answer(
-    parts: &Arc<UplinkParts>,
-    id: u64,
-    query: PcapQuery,
-    entry: &Running,
-    outbox: &Outbox,
-    done: mpsc::UnboundedSender<u64>,
-) {
-    let (parts, outbox) = (Arc::clone(parts), outbox.clone());
-    let (cancelled, credit) = (Arc::clone(&entry.cancelled), Arc::clone(&entry.credit));
-    let handle = tokio::runtime::Handle::current();
-    tokio::task::spawn_blocking(move || {
-        let mut out = |bytes: &[u8]| {
-            bytes.chunks(PAYLOAD_MAX).all(|piece| {
-                let frame = WireFrame { kind: Kind::Packets, stream: id, payload: piece.to_vec() };
-                let granted =
-                    handle.block_on(Arc::clone(&credit).acquire_owned()).map(tokio::sync::OwnedSemaphorePermit::forget);
-                granted.is_ok() && outbox.packets.blocking_send(frame).is_ok()
-            })
-        };
-        let message = match parts.answer.answer(&query, &cancelled, &mut out) {
-            Ok(report) => ToMaster::QueryEnd { id, report },
-            Err(why) => ToMaster::QueryFailed { id, why },
-        };
-        // Behind the last piece, so in the packets' own queue.
-        let _ = outbox.packets.blocking_send(WireFrame::control(&message));
-        let _ = done.send(id);
-    });
 }
