@@ -72,3 +72,15 @@ fn what_is_no_disk_is_refused() {
     }
     assert!(thymus_vmdk::write(&mut &[0u8; 512][..], 1024, Vec::new(), "x").is_err(), "a disk that ends early");
 }
+
+/// The inflaters of some readers (libvmdk's) refuse a Huffman tree of one code, which deflate allows.
+#[test]
+fn a_grain_whose_matches_all_have_one_distance_still_has_a_tree_of_two_codes() {
+    let grain: Vec<u8> = (0..65_536u32).map(|at| u8::try_from(at / 256).unwrap()).collect();
+    let vmdk = written(&grain);
+    let stream = &vmdk[128 * 512 + 12..];
+    assert_eq!(stream[0], 0x78, "zlib");
+    let bits = u32::from_le_bytes(stream[2..6].try_into().unwrap());
+    assert_eq!(bits >> 1 & 3, 2, "a block with trees of its own");
+    assert!(bits >> 8 & 31 >= 1, "two codes for distances at least");
+}
