@@ -144,9 +144,12 @@ impl Group {
     /// True if the frame is a copy of one that came from another agent; else its payload is put to the agent's account.
     fn is_copy(&mut self, agent: u32, head: &FrameHead, frame: &Frame<'_>) -> bool {
         let packet = decode(frame);
-        let second = ends_of(&packet).and_then(|ends| self.witness.second(agent, &ends));
-        if !head.shared && second.is_some() {
-            self.claims.delivered(agent, weight_of(&packet));
+        // Where two are known to see a packet, its owner must send it. While claims are unchecked both do, and what
+        // the other one sends is what it would have left to the owner.
+        match ends_of(&packet).and_then(|ends| self.witness.pair(&ends)) {
+            Some((owner, _)) if owner == agent => self.claims.delivered(agent, weight_of(&packet)),
+            Some((owner, second)) if second == agent && head.shared => self.claims.left_to(owner, weight_of(&packet)),
+            _ => {}
         }
         self.copies.is_copy(digest(self.seed, frame.bytes, &packet), agent)
     }
@@ -253,10 +256,11 @@ impl Agents for Group {
                 tracing::warn!("agent {agent} did not send what was left to it: all witnesses send its packets now");
                 let mut health = self.notes.health.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(health) = health.get_mut(agent) {
-                    health.items.push("it does not send what others leave to it: it is not relied on; restart it, or look at its interfaces".to_owned());
+                    health.items.push("it does not send what others leave to it: it is not relied on for a minute, and then tried again: look at its interfaces".to_owned());
                 }
             }
-            if !verdict.held.is_empty() || !verdict.void.is_empty() {
+            let changed = [&verdict.held, &verdict.void, &verdict.anew].iter().any(|members| !members.is_empty());
+            if changed {
                 self.publish(verdict.void);
             }
         }

@@ -79,14 +79,24 @@ impl Witness {
         if source == target { (source, None) } else { (source, target) }
     }
 
+    /// Position of the owner, whether its claims are checked or not.
+    fn owner_at(&self, ends: &Ends) -> Option<usize> {
+        match self.candidates(ends) {
+            (Some(one), Some(other)) => Some(self.first_of(one, other, ends)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// The owner of a packet, and the other member that is known to see it, whether their claims are checked or not.
+    pub fn pair(&self, ends: &Ends) -> Option<(u32, u32)> {
+        let owner = self.members.get(self.owner_at(ends)?)?.0;
+        Some((owner, self.second(owner, ends)?))
+    }
+
     /// What to do with a packet that this member sees.
     pub fn choose(&self, ends: &Ends) -> Choice {
-        let owner = match self.candidates(ends) {
-            (None, None) => return Choice::SendToo,
-            (Some(one), None) | (None, Some(one)) => one,
-            (Some(one), Some(other)) => self.first_of(one, other, ends),
-        };
-        let Some((id, provisional)) = self.members.get(owner).copied() else { return Choice::SendToo };
+        let owner = self.owner_at(ends).and_then(|at| self.members.get(at).copied());
+        let Some((id, provisional)) = owner else { return Choice::SendToo };
         if id != self.me && !provisional {
             return Choice::Leave(id);
         }

@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+/// Turns that a void claim stays void, whatever its member says or does: then it is checked anew.
+const VOID_TURNS: u32 = 60;
+
 /// Turns (seconds) in which a deficit must stand before a claim is void, or hold before it counts.
 const TURNS: u32 = 3;
 /// A deficit of so many bytes is within what one turn's edges explain.
@@ -14,6 +17,8 @@ pub struct Verdict {
     pub held: Vec<u32>,
     /// Members that did not send what was left to them: their claims are void.
     pub void: Vec<u32>,
+    /// Members whose claims were void, and are to be checked anew.
+    pub anew: Vec<u32>,
 }
 
 #[derive(Default)]
@@ -29,23 +34,22 @@ struct Account {
 #[derive(Default)]
 pub struct Claims {
     accounts: HashMap<u32, Account>,
-    void: HashSet<u32>,
+    /// Void claims, and for how many turns still.
+    void: HashMap<u32, u32>,
     held: HashSet<u32>,
 }
 
 impl Claims {
-    /// A member came (again): its claims are to be checked anew.
+    /// A member came, or claims other addresses: its claims are to be checked anew. What was void stays so.
     pub fn enter(&mut self, member: u32) {
         self.accounts.insert(member, Account::default());
         self.held.remove(&member);
-        self.void.remove(&member);
     }
 
     /// A member went.
     pub fn leave(&mut self, member: u32) {
         self.accounts.remove(&member);
         self.held.remove(&member);
-        self.void.remove(&member);
     }
 
     /// Another member left so many payload bytes to this one. Bytes, since one side may see large segments that the
@@ -77,21 +81,35 @@ impl Claims {
 
     /// True if the member's claims count no more.
     pub fn is_void(&self, member: u32) -> bool {
-        self.void.contains(&member)
+        self.void.contains_key(&member)
     }
 
-    /// A second has passed.
+    /// A second has passed. A claim holds once packets have come from its member that another one saw too, and none are
+    /// missing: who only says that it sees them silences nobody.
     pub fn turn(&mut self) -> Verdict {
         let mut verdict = Verdict::default();
+        self.void.retain(|member, turns| {
+            *turns -= 1;
+            if *turns == 0 {
+                verdict.anew.push(*member);
+            }
+            *turns > 0
+        });
         for (member, account) in &mut self.accounts {
             let came = account.delivered + account.declared;
             let short = account.left > came + account.left / 100 + SLACK;
             account.turns += 1;
             account.short_for = if short { account.short_for + 1 } else { 0 };
-            if account.short_for >= TURNS && self.void.insert(*member) {
+            if account.short_for >= TURNS && !self.void.contains_key(member) {
+                self.void.insert(*member, VOID_TURNS);
                 self.held.remove(member);
                 verdict.void.push(*member);
-            } else if account.turns >= TURNS && !short && !self.void.contains(member) && self.held.insert(*member) {
+            } else if account.turns >= TURNS
+                && account.delivered > 0
+                && !short
+                && !self.void.contains_key(member)
+                && self.held.insert(*member)
+            {
                 verdict.held.push(*member);
             }
             // Old balance weighs less than new: half of it is forgotten each turn.

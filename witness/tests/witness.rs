@@ -111,6 +111,14 @@ fn a_member_that_sends_nothing_of_what_is_left_to_it_loses_its_claims_within_sec
     assert_eq!(voided, Some(3));
     assert!(claims.is_void(2) && claims.is_provisional(2));
     assert!(!claims.is_void(1) && !claims.is_provisional(1));
+    claims.leave(2);
     claims.enter(2);
-    assert!(!claims.is_void(2) && claims.is_provisional(2), "who comes anew is checked anew");
+    assert!(claims.is_void(2), "who comes anew within the minute is still not relied on");
+    (0..60).for_each(|_| drop(claims.turn()));
+    assert!(!claims.is_void(2) && claims.is_provisional(2), "then it is checked anew");
+    (0..10).for_each(|_| drop(claims.turn()));
+    assert!(claims.is_provisional(2), "and nothing is left to it before it has shown that it sends");
+    claims.left_to(2, 1_000);
+    claims.delivered(2, 1_000);
+    assert_eq!(claims.turn().held, [2]);
 }
