@@ -34,3 +34,9 @@ impl Clock for SystemClock {
         self.start.elapsed()
     }
 }
+
+/// Wall time now in epoch seconds, for people.
+#[expect(clippy::cast_precision_loss, reason = "shown to people")]
+pub(crate) fn now_seconds() -> f64 {
+    SystemClock::default().wall().0 as f64 / 1e9
+}

@@ -227,6 +227,12 @@ impl PortAccount {
     }
 }
 
+/// What a count grew by since it was last known.
+pub(crate) fn fresh(known: &mut Count, now: Count) -> Count {
+    let before = std::mem::replace(known, now);
+    Count { packets: now.packets.saturating_sub(before.packets), bytes: now.bytes.saturating_sub(before.bytes) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! `doctor`: everything that a sensor needs, looked at one by one, each with its cure.
 
-use crate::clock::{Clock, SystemClock};
+use crate::clock::now_seconds;
 use crate::config::{Config, Port};
 use crate::status::duration;
 use clap::Args;
@@ -78,11 +78,6 @@ fn examine(args: &DoctorArgs) -> Findings {
     }
     identity(&args.state, &mut findings);
     findings
-}
-
-/// Now, epoch seconds.
-pub(crate) fn now_seconds() -> f64 {
-    SystemClock::default().wall().0 as f64 / 1e9
 }
 
 fn cores(findings: &mut Findings) {

@@ -13,7 +13,6 @@ use thymus_dissect::{Frame, LinkType};
 use thymus_link::agent::{FrameHead, take_frame};
 use thymus_link::relay::{AgentSender, Agents};
 use thymus_record::Time;
-use thymus_record::ledger::Count;
 use thymus_record::message::{AgentHealth, AgentInterface, Member, Members, Policy, ToAgent, ToRelay};
 use thymus_witness::{Claims, Copies, Witness, claim_of, ends_of, weight_of};
 
@@ -287,10 +286,4 @@ fn digest(seed: u64, bytes: &[u8], packet: &Packet<'_>) -> u64 {
         }
     };
     about ^ behind
-}
-
-/// Counts for agents' frames that were copies, which the poll loop never sees.
-pub(crate) fn fresh(known: &mut Count, now: Count) -> Count {
-    let before = std::mem::replace(known, now);
-    Count { packets: now.packets.saturating_sub(before.packets), bytes: now.bytes.saturating_sub(before.bytes) }
 }

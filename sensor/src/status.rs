@@ -24,7 +24,7 @@ pub struct StatusArgs {
 
 /// Runs the verb.
 pub fn run(args: &StatusArgs) -> ExitCode {
-    let now = crate::doctor::now_seconds();
+    let now = crate::clock::now_seconds();
     let (snapshot, flows) = match read(&args.state, now) {
         Ok(found) => found,
         Err(why) => return crate::failed("status", &why),

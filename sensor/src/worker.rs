@@ -176,7 +176,7 @@ impl LoopBody for Stage {
         let known = std::mem::replace(&mut account.total.error, counters.error);
         account.total.received.packets += counters.error.packets - known.packets;
         account.total.received.bytes += counters.error.bytes - known.bytes;
-        let copies = crate::relay::fresh(&mut account.copies, counters.duplicate);
+        let copies = crate::counters::fresh(&mut account.copies, counters.duplicate);
         account.total.received += copies;
         account.total.duplicate += copies;
         account.publish();
