@@ -2,8 +2,6 @@
 
 use crate::clock::SystemClock;
 use crate::deal::deal_to;
-use crate::forward::forwarder::ForwarderParts;
-use crate::forward::{Batcher, Forwarder, Outlet, RecordCounts};
 use crate::pipeline::{Destination, Pipeline, PipelineConfig, Shared};
 use crate::source::{Burst, PacketSource, Received, SourceCounters, SourceError};
 use crate::worker::{Gauges, LoopPort, Stage, poll};
@@ -14,6 +12,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use thymus_dissect::flow::NetworkTable;
 use thymus_dissect::{Frame, LinkType};
+use thymus_forward::forwarder::ForwarderParts;
+use thymus_forward::{Batcher, Forwarder, Outlet, RecordCounts};
 use thymus_link::Spool;
 use thymus_link::spool::SpoolLimits;
 use thymus_record::ledger::Ledger;

@@ -19,10 +19,6 @@ pub mod deal;
 pub mod relay;
 /// One poll loop.
 pub mod worker;
-/// Certificates told so far.
-pub mod certificates;
-/// Records on their way out.
-pub mod forward;
 /// Packet queries answered.
 pub mod answer;
 /// The sensor's state, from packets.

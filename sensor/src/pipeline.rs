@@ -5,8 +5,6 @@ use crate::answer::RingAnswer;
 use crate::clock::{Clock, SystemClock};
 use crate::counters::{PortAccount, PortCounts, PublishedCounts};
 use crate::duplicate::DuplicateWindow;
-use crate::forward::forwarder::ForwarderParts;
-use crate::forward::{Batcher, Forwarder, Outlet, RecordCounts};
 use crate::health::{Observation, Snapshot, Watcher};
 use crate::relay::RelayNotes;
 use crate::ring::{Ring, RingConfig};
@@ -18,6 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thymus_dissect::flow::{FlowShard, NetworkTable, ShardConfig};
+use thymus_forward::forwarder::ForwarderParts;
+use thymus_forward::{Batcher, Forwarder, Outlet, RecordCounts};
 use thymus_link::spool::SpoolLimits;
 use thymus_link::uplink::{UplinkHandle, UplinkParts, UplinkState};
 use thymus_link::{Identity, Spool, Uplink};
@@ -323,7 +323,7 @@ fn stage_of(
     config: &PipelineConfig,
     worker: usize,
     group: &str,
-    outbox: ringbuf::HeapProd<crate::forward::Chunk>,
+    outbox: ringbuf::HeapProd<thymus_forward::Chunk>,
     ring: Option<&Arc<Ring>>,
 ) -> Result<Stage, PipelineError> {
     let shard = u8::try_from(worker).map_err(|_error| PipelineError("at most 256 workers".to_owned()))?;

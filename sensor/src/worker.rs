@@ -4,7 +4,6 @@
 use crate::clock::Clock;
 use crate::counters::{PortAccount, PublishedCounts};
 use crate::duplicate::DuplicateWindow;
-use crate::forward::Batcher;
 use crate::ring::{Appended, RingAppender};
 use crate::source::{BURST_MAX, Burst, PacketSource, Received, SourceCounters, SourceError};
 use crossbeam::utils::Backoff;
@@ -14,6 +13,7 @@ use std::time::Duration;
 use thymus_dissect::Frame;
 use thymus_dissect::decode::decode;
 use thymus_dissect::flow::{FlowShard, FlowTag, NetworkTable};
+use thymus_forward::Batcher;
 use thymus_record::ledger::Count;
 use thymus_record::{RecordSink, Time};
 

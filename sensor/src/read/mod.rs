@@ -2,7 +2,6 @@
 
 mod zeek;
 
-use crate::certificates::Certificates;
 use crate::clock::SystemClock;
 use crate::source::replay::{Pace, ReplaySource};
 use crate::source::{BURST_MAX, PacketSource, Received};
@@ -13,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use thymus_dissect::flow::{FlowShard, FlowTag, NetworkTable, ShardConfig};
+use thymus_forward::Certificates;
 use thymus_record::json::{Origin, write_record};
 use thymus_record::table::{FlowKind, FlowRow};
 use thymus_record::{BootId, FlowUid, Record, SensorId};

@@ -1,7 +1,7 @@
 //! Records gathered by a worker into chunks of at most [`ROWS_MAX`] rows or a second of packet time, then handed over
 //! a single-producer ring. A worker of a live port never waits: a full ring sheds the chunk and counts its rows.
 
-use super::budget::{Budget, Detail, Rollups};
+use crate::budget::{Budget, Detail, Rollups};
 use crate::certificates::Certificates;
 use crossbeam::queue::ArrayQueue;
 use ringbuf::HeapProd;

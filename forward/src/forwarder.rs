@@ -1,6 +1,6 @@
 //! Chunks encoded into batches and handed on: to the spool, or, without a master, counted and dropped.
 
-use super::batcher::{BatcherCounts, Chunk};
+use crate::batcher::{BatcherCounts, Chunk};
 use ringbuf::HeapCons;
 use ringbuf::traits::Consumer;
 use std::sync::Arc;
