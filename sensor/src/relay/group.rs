@@ -1,14 +1,15 @@
-//! OS-sensors as one more capture port: their frames, one copy each, dealt to the poll loop like those of a NIC; and who
-//! of them sends what. A late worker makes the agents wait, and they shed and say so.
+//! The agents of a vSensor: their frames, one copy each, and who of them sends what.
 
+use super::digest::digest;
+use super::source::{AgentSource, RelayNotes};
 use crate::clock::Clock;
-use crate::deal::{Dealer, DealtSource, deal_to};
-use crate::source::{BURST_MAX, Burst, PacketSource, Received, SourceCounters, SourceError};
+use crate::deal::{Dealer, deal_to};
+use crate::source::{BURST_MAX, Burst};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use thymus_dissect::decode::{Content, Packet, Transport, decode};
+use thymus_dissect::decode::decode;
 use thymus_dissect::{Frame, LinkType};
 use thymus_link::agent::{FrameHead, take_frame};
 use thymus_link::relay::{AgentSender, Agents};
@@ -22,45 +23,9 @@ const AGENTS_MAX: usize = 2_000;
 const CLAIMS_MAX: usize = 256;
 /// Interfaces that one agent may tell.
 const INTERFACES_MAX: usize = 64;
-/// Beside the secret seed.
-const SECOND_KEY: u64 = 0xe703_7ed1_a0b4_28db;
 /// Ticks (tenths of a second) between two looks at claims, and at old copies.
 const CLAIMS_EVERY: u64 = 10;
 const COPIES_EVERY: u64 = 20;
-
-/// What relay and poll loop share.
-#[derive(Default)]
-pub struct RelayNotes {
-    counters: Mutex<SourceCounters>,
-    health: Mutex<BTreeMap<u32, AgentHealth>>,
-}
-
-impl RelayNotes {
-    /// The agents connected now.
-    pub fn health(&self) -> Vec<AgentHealth> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    fn count(&self, change: impl FnOnce(&mut SourceCounters)) {
-        change(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-/// Agents' frames as a source.
-pub struct AgentSource {
-    dealt: DealtSource,
-    notes: Arc<RelayNotes>,
-}
-
-impl PacketSource for AgentSource {
-    fn receive_burst(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError> {
-        self.dealt.receive_burst(each)
-    }
-
-    fn counters(&mut self) -> SourceCounters {
-        *self.notes.counters.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// One agent.
 struct Agent {
@@ -160,7 +125,7 @@ impl Group {
         known.claims = addresses.map(|address| claim_of(self.seed, address.into())).collect();
         let words = interfaces.iter().take(INTERFACES_MAX);
         let words = words.map(|each| format!("{} {}", each.name, each.addresses.join(" "))).collect();
-        if let Some(health) = self.notes.health.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&agent) {
+        if let Some(health) = self.notes.agents().get_mut(&agent) {
             health.interfaces = words;
         }
         // New addresses are claims that nobody has checked.
@@ -179,7 +144,7 @@ impl Agents for Group {
         self.agents.insert(agent, Agent { connections, sender, claims: Vec::new() });
         let health =
             AgentHealth { id: agent, name: name.to_owned(), address: address.to_string(), ..AgentHealth::default() };
-        self.notes.health.lock().unwrap_or_else(PoisonError::into_inner).insert(agent, health);
+        self.notes.agents().insert(agent, health);
         tracing::info!("agent {agent} ({name}) connected from {address}");
         Ok(())
     }
@@ -194,7 +159,7 @@ impl Agents for Group {
                 let known = self.dropped.insert(agent, ledger.shed.packets).unwrap_or_default();
                 let fresh = ledger.shed.packets.saturating_sub(known);
                 self.notes.count(|counters| counters.missed.packets += fresh);
-                if let Some(health) = self.notes.health.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&agent) {
+                if let Some(health) = self.notes.agents().get_mut(&agent) {
                     health.ledger = ledger;
                 }
             }
@@ -237,7 +202,7 @@ impl Agents for Group {
         self.agents.remove(&agent);
         self.claims.leave(agent);
         self.dropped.remove(&agent);
-        self.notes.health.lock().unwrap_or_else(PoisonError::into_inner).remove(&agent);
+        self.notes.agents().remove(&agent);
         tracing::info!("agent {agent} is gone");
         self.publish(vec![agent]);
     }
@@ -253,7 +218,7 @@ impl Agents for Group {
             let verdict = self.claims.turn();
             for agent in &verdict.void {
                 tracing::warn!("agent {agent} did not send what was left to it: all witnesses send its packets now");
-                let mut health = self.notes.health.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut health = self.notes.agents();
                 if let Some(health) = health.get_mut(agent) {
                     health.items.push("it does not send what others leave to it: it is not relied on for a minute, and then tried again: look at its interfaces".to_owned());
                 }
@@ -264,26 +229,4 @@ impl Agents for Group {
             }
         }
     }
-}
-
-/// A keyed digest of a packet: what a router or NIC changes on the way (link layer, TTL, checksums) is left out.
-fn digest(seed: u64, bytes: &[u8], packet: &Packet<'_>) -> u64 {
-    let (Content::Ip(datagram), Some(ends)) = (&packet.content, ends_of(packet)) else {
-        return crate::duplicate::hash_of([seed, SECOND_KEY], bytes);
-    };
-    let ends = thymus_witness::flow_hash(seed, &ends);
-    let about = (u64::from(datagram.id) << 32 | u64::from(datagram.ip_len)) ^ ends.rotate_left(17);
-    let behind = match &datagram.transport {
-        Transport::Tcp(tcp) => {
-            let head = u64::from(tcp.seq) << 32 | u64::from(tcp.ack);
-            crate::duplicate::hash_of([seed ^ head, u64::from(tcp.flags.0) << 16 | u64::from(tcp.window)], tcp.payload)
-        }
-        Transport::Udp(udp) => crate::duplicate::hash_of([seed, SECOND_KEY], udp.payload),
-        _ => {
-            let at = datagram.fragment.map_or(0, |fragment| fragment.offset);
-            let data = datagram.bytes.get(if datagram.v6 { 40 } else { 20 }..).unwrap_or_default();
-            crate::duplicate::hash_of([seed, u64::from(at)], data)
-        }
-    };
-    about ^ behind
 }

@@ -1,0 +1,12 @@
+//! OS-sensors as one more capture port: their frames, one copy each, dealt to the poll loop like those of a NIC; and who
+//! of them sends what. A late worker makes the agents wait, and they shed and say so.
+
+/// The agents, and what they are told.
+mod group;
+/// Copies of one packet are known by this.
+mod digest;
+/// Their frames for the poll loop.
+mod source;
+
+pub use group::{Group, group};
+pub use source::{AgentSource, RelayNotes};

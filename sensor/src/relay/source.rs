@@ -1,0 +1,46 @@
+//! Agents' frames as a source, and what relay and poll loop share.
+
+use crate::deal::DealtSource;
+use crate::source::{Burst, PacketSource, Received, SourceCounters, SourceError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thymus_record::message::AgentHealth;
+
+/// What relay and poll loop share.
+#[derive(Default)]
+pub struct RelayNotes {
+    counters: Mutex<SourceCounters>,
+    health: Mutex<BTreeMap<u32, AgentHealth>>,
+}
+
+impl RelayNotes {
+    /// The agents connected now.
+    pub fn health(&self) -> Vec<AgentHealth> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The agents connected now, to be changed.
+    pub(super) fn agents(&self) -> MutexGuard<'_, BTreeMap<u32, AgentHealth>> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn count(&self, change: impl FnOnce(&mut SourceCounters)) {
+        change(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Agents' frames as a source.
+pub struct AgentSource {
+    pub(super) dealt: DealtSource,
+    pub(super) notes: Arc<RelayNotes>,
+}
+
+impl PacketSource for AgentSource {
+    fn receive_burst(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError> {
+        self.dealt.receive_burst(each)
+    }
+
+    fn counters(&mut self) -> SourceCounters {
+        *self.notes.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
