@@ -214,12 +214,16 @@ pub(crate) struct IdentityFiles<'a> {
     pub(crate) key_pem: &'a str,
 }
 
-/// Writes a file that only its owner reads, whole or not at all.
+/// Writes a file that only its owner reads, whole or not at all. On Windows the folder says who reads it, and who makes
+/// the folder sees to that.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
-    use std::os::unix::fs::OpenOptionsExt;
     let part: PathBuf = path.with_extension("part");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let write = || {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        let mut file = options.open(&part)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&part, path)

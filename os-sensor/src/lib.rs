@@ -3,6 +3,8 @@
 
 /// The clock.
 pub mod clock;
+/// What each operating system does in its own way.
+pub mod system;
 /// Packets of this host's interfaces.
 pub mod capture;
 /// Which interfaces, and which addresses.

@@ -1,14 +1,14 @@
 //! `run`: capture, select, send, until SIGTERM.
 
-use crate::capture::{Ring, wait};
+use crate::capture::{Ring, cure, wait};
 use crate::clock::Clock;
 use crate::interfaces::chosen;
 use crate::select::Select;
 use crate::status::{Status, write};
+use crate::system::host_name;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -182,15 +182,9 @@ impl Agent {
                     tracing::info!("capturing {} ({})", interface.name, interface.addresses.join(" "));
                     self.rings.insert(interface.name.clone(), ring);
                 }
-                Err(error) => self.items.push(format!(
-                    "{} cannot be captured: {error}{}",
-                    interface.name,
-                    if error.raw_os_error() == Some(libc::EPERM) {
-                        "; run as root, or give the program CAP_NET_RAW"
-                    } else {
-                        ""
-                    }
-                )),
+                Err(error) => {
+                    self.items.push(format!("{} cannot be captured: {error}{}", interface.name, cure(&error)));
+                }
             }
         }
         if now.is_empty() {
@@ -218,21 +212,4 @@ impl Agent {
             pid: std::process::id(),
         }
     }
-}
-
-/// This host's name, for people.
-pub fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "host".to_owned() } else { name.to_owned() }
-}
-
-/// True after SIGTERM or Ctrl-C.
-pub fn stop_signal() -> Result<Arc<AtomicBool>, String> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
-            .map_err(|error| format!("no signal handler: {error}"))?;
-    }
-    Ok(stop)
 }

@@ -9,8 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -294,7 +293,8 @@ impl State {
         let segment = self.segments.get_mut(&number).ok_or(io::ErrorKind::NotFound)?;
         let record = record_of(batch);
         let offset = segment.len;
-        if let Err(error) = segment.file.write_all_at(&record, offset) {
+        let written = segment.file.seek(SeekFrom::Start(offset)).and_then(|_| segment.file.write_all(&record));
+        if let Err(error) = written {
             // What was written in part is cut off, so that the next record starts where this one did.
             let _ = segment.file.set_len(offset);
             return Err(error);
@@ -309,7 +309,9 @@ impl State {
         let entry = self.entries.get(&key)?;
         let mut bytes = vec![0; entry.len as usize];
         let segment = self.segments.get(&entry.segment)?;
-        segment.file.read_exact_at(&mut bytes, entry.offset + HEAD as u64).ok()?;
+        let mut file = &segment.file;
+        file.seek(SeekFrom::Start(entry.offset + HEAD as u64)).ok()?;
+        file.read_exact(&mut bytes).ok()?;
         Some(SpooledBatch { boot: key.0, sequence: key.1, records: entry.records, bytes })
     }
 

@@ -142,6 +142,11 @@ impl Ring {
     }
 }
 
+/// What to do about an error of `open`, after the error's own text.
+pub fn cure(error: &io::Error) -> &'static str {
+    if error.raw_os_error() == Some(libc::EPERM) { "; run as root, or give the program CAP_NET_RAW" } else { "" }
+}
+
 /// Waits until one of the rings has something, at most this long.
 pub fn wait<'a>(rings: impl Iterator<Item = &'a Ring>, at_most: Duration) {
     let poll = |ring: &Ring| libc::pollfd { fd: ring.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };

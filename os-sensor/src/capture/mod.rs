@@ -1,7 +1,15 @@
-//! Packets of this host's interfaces, both directions.
+//! Packets of this host's interfaces, both directions. Each system has the same shape: a `Ring` with `open`, `drain` and
+//! `drops`, `wait` for several of them, and `cure`, what to do about an error of `open`.
 
 #[cfg(target_os = "linux")]
 mod linux;
+/// Packet Monitor's stream, as bytes.
+#[cfg(any(windows, test))]
+mod stream;
+#[cfg(windows)]
+pub(crate) mod windows;
 
 #[cfg(target_os = "linux")]
-pub use linux::{Ring, wait};
+pub use linux::{Ring, cure, wait};
+#[cfg(windows)]
+pub use windows::{Ring, cure, wait};
