@@ -1,10 +1,11 @@
 //! The ring's files: preallocated and formatted once, then written in place, never truncated or removed.
 
-use super::layout::{SLOT_BYTES, empty};
+use super::layout::{Head, RECORDS_AT, SLOT_BYTES, empty};
 use super::map::Map;
 use super::superblock::{INDEX_BYTES, Superblock};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -33,19 +34,25 @@ fn allocate(file: &File, bytes: u64) -> io::Result<()> {
 }
 
 impl Disk {
-    /// Opens the files, making and formatting what is missing.
-    pub(crate) fn open(dir: &Path, superblock: &Superblock) -> Result<Disk, String> {
+    /// Opens the files of a ring of this shape. Those of the slots from `formatted` on may be missing, too short, or be
+    /// left half made by a crash: they are made, and what lies before stays as it is.
+    pub(crate) fn open(dir: &Path, superblock: &Superblock, formatted: u64) -> Result<Disk, String> {
         let Superblock { slots: count, file_slots, ring, .. } = *superblock;
         let mut disk = Disk { slots: Vec::new(), direct: Vec::new(), index: Vec::new(), file_slots, count };
         for number in 0..count.div_ceil(file_slots) {
             let slots = file_slots.min(count - number * file_slots);
             let (ring_path, index_path) = (path(dir, "ring", number), path(dir, "index", number));
-            let said = |path: &Path, error: io::Error| format!("{}: {error}", path.display());
-            let file = make(&ring_path, slots * SLOT_BYTES as u64, SLOT_BYTES as u64, ring)
-                .map_err(|error| said(&ring_path, error))?;
+            let said = |path: &Path, error: io::Error| match error.kind() {
+                io::ErrorKind::StorageFull => {
+                    format!("there is no room for {count} slots of 4 MiB: make room, or set [ring] bytes lower")
+                }
+                _ => format!("{}: {error}", path.display()),
+            };
+            let file = make(&ring_path, slots * SLOT_BYTES as u64).map_err(|error| said(&ring_path, error))?;
+            let index = make(&index_path, slots * INDEX_BYTES as u64).map_err(|error| said(&index_path, error))?;
+            let known = formatted.saturating_sub(number * file_slots).min(slots);
+            format_slots(&file, known..slots, ring).map_err(|error| said(&ring_path, error))?;
             let direct = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&ring_path).ok();
-            let index =
-                make(&index_path, slots * INDEX_BYTES as u64, 0, ring).map_err(|error| said(&index_path, error))?;
             disk.slots.push(file);
             disk.direct.push(direct);
             disk.index.push(index);
@@ -118,21 +125,36 @@ impl Disk {
     }
 }
 
-/// Opens a file of this length; the new part of it is allocated and, for slots, formatted as empty sections.
-fn make(path: &Path, bytes: u64, slot_bytes: u64, ring: u64) -> io::Result<File> {
+/// Opens a file of this length at least; a new part of it is allocated. Without room it stays as it was.
+fn make(path: &Path, bytes: u64) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     let old = file.metadata()?.len();
-    if old >= bytes {
-        return Ok(file);
-    }
-    allocate(&file, bytes)?;
-    let Some(first) = old.checked_div(slot_bytes) else { return Ok(file) };
-    let (head, tail) = empty(ring);
-    for start in (first * slot_bytes..bytes).step_by(SLOT_BYTES) {
-        file.write_all_at(&head, start)?;
-        file.write_all_at(&tail, start + slot_bytes - tail.len() as u64)?;
+    if old < bytes
+        && let Err(error) = allocate(&file, bytes)
+    {
+        let _ = file.set_len(old);
+        return Err(error);
     }
     Ok(file)
+}
+
+/// Formats those of the slots as empty sections that are not yet, and waits until that is on disk.
+fn format_slots(file: &File, slots: Range<u64>, ring: u64) -> io::Result<()> {
+    if slots.is_empty() {
+        return Ok(());
+    }
+    let (head, tail) = empty(ring);
+    for slot in slots {
+        let start = slot * SLOT_BYTES as u64;
+        let mut there = [0; RECORDS_AT];
+        file.read_exact_at(&mut there, start)?;
+        if Head::decode(&there).is_ok_and(|head| head.ring == ring) {
+            continue;
+        }
+        file.write_all_at(&tail, start + (SLOT_BYTES - tail.len()) as u64)?;
+        file.write_all_at(&head, start)?;
+    }
+    file.sync_all()
 }
 
 /// Makes a fresh staging file and maps it.

@@ -39,6 +39,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"THYMSEG1");
 
 /// Offsets of fields that are published while a segment is open.
 const SEGMENT_AT: usize = 72;
+pub(super) const ORDER_AT: usize = 80;
 pub(super) const STATE_AT: usize = 120;
 pub(super) const END_AT: usize = 124;
 const HEAD_AT: usize = 44;
@@ -130,7 +131,7 @@ impl Head {
         let head = Head {
             ring: long(64)?,
             segment: long(SEGMENT_AT)?,
-            order: long(80)?,
+            order: long(ORDER_AT)?,
             first: Time(long(88)?),
             last: Time(long(96)?),
             packets: long(104)?,

@@ -6,7 +6,7 @@
 #![expect(clippy::needless_pass_by_ref_mut, reason = "who writes or lends a segment does so exclusively")]
 #![expect(unsafe_code, reason = "packets are copied straight into mapped memory, without a slice over racing bytes")]
 
-use super::layout::{END_AT, PACKET_OVERHEAD, RECORDS_AT, SLOT_BYTES, STATE_AT, State};
+use super::layout::{END_AT, ORDER_AT, PACKET_OVERHEAD, RECORDS_AT, SLOT_BYTES, STATE_AT, State};
 use memmap2::{Advice, MmapRaw};
 use std::fs::File;
 use std::io;
@@ -96,6 +96,12 @@ impl Staged {
     /// Which one of the map.
     pub(super) fn number(&self) -> usize {
         self.number
+    }
+
+    /// The order of what a killed process left in it.
+    pub(super) fn order(&self) -> u64 {
+        let word = |at| u64::from(self.map.word(self.number, at).load(Ordering::Acquire));
+        word(ORDER_AT) | word(ORDER_AT + 4) << 32
     }
 
     /// Writes bytes that are not published yet, or that no reader uses.

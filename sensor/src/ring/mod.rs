@@ -14,6 +14,7 @@ mod layout;
 mod map;
 mod superblock;
 mod disk;
+mod rotation;
 mod index;
 mod appender;
 mod writer;
@@ -32,6 +33,7 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 use crossbeam::queue::ArrayQueue;
 use disk::Disk;
 use map::{Map, Staged};
+use rotation::Rotation;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -99,6 +101,7 @@ pub(crate) struct Counters {
 pub(crate) struct Core {
     pub(crate) superblock: Superblock,
     pub(crate) disk: Disk,
+    pub(crate) rotation: Rotation,
     pub(crate) map: Arc<Map>,
     pub(crate) free: ArrayQueue<Staged>,
     pub(crate) counters: Counters,
@@ -122,6 +125,7 @@ pub struct Ring {
 
 impl Ring {
     /// Opens a ring, or makes it: preallocated, so that it can never fill the disk. Takes over what a killed process left.
+    /// A ring that is there grows to the size asked for; it keeps all that it holds.
     pub fn open(config: RingConfig) -> Result<Ring, RingError> {
         let dir = config.dir.as_path();
         let failed = |why: String| RingError::new(dir, why);
@@ -130,8 +134,13 @@ impl Ring {
         }
         std::fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;
         let lock = lock(dir)?;
-        let superblock = Superblock::open_or_create(dir, config.bytes).map_err(failed)?;
-        let disk = Disk::open(dir, &superblock).map_err(failed)?;
+        let old = Superblock::open_or_create(dir).map_err(failed)?;
+        let superblock = old.sized(config.bytes).map_err(failed)?;
+        let disk = Disk::open(dir, &superblock, old.slots).map_err(failed)?;
+        if superblock != old {
+            // Only now are all its slots there.
+            superblock.write(dir).map_err(failed)?;
+        }
         let staging = staging_path(dir, superblock.ring);
         let left = writer::take_over(&disk, &superblock, &staging).map_err(failed)?;
         let spare = if config.waits { SPARE_SEGMENTS_WAITING } else { SPARE_SEGMENTS };
@@ -144,6 +153,7 @@ impl Ring {
         let core = Arc::new(Core {
             superblock,
             disk,
+            rotation: left.rotation,
             map,
             free,
             counters: Counters::default(),

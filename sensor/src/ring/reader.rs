@@ -204,8 +204,8 @@ impl RingReader {
 
     /// A segment that left staging while it was read is in its slot by now.
     fn moved(&self, candidate: &Candidate) -> Option<Cursor> {
-        let slot = candidate.head.order % self.disk.count();
-        let head = self.slot_head(slot).filter(|head| head.segment == candidate.head.segment)?;
+        let at = |slot| Some((slot, self.slot_head(slot).filter(|head| head.segment == candidate.head.segment)?));
+        let (slot, head) = (0..self.disk.count()).find_map(at)?;
         self.load(&Candidate { head, place: Place::Slot(slot) })
     }
 

@@ -31,38 +31,39 @@ pub(crate) struct Superblock {
 }
 
 impl Superblock {
-    /// Reads the folder's superblock; makes one in an empty folder.
-    pub(crate) fn open_or_create(dir: &Path, bytes: u64) -> Result<Superblock, String> {
+    /// Reads the folder's superblock; an empty folder gets one of a ring that has no slots yet.
+    pub(crate) fn open_or_create(dir: &Path) -> Result<Superblock, String> {
+        if let Some(old) = Superblock::read(dir)? {
+            return Ok(old);
+        }
+        let foreign = std::fs::read_dir(dir)
+            .map_err(|error| error.to_string())?
+            .flatten()
+            .any(|entry| entry.file_name() != "lock" && entry.file_name() != "superblock.part");
+        if foreign {
+            return Err("the folder holds something else than a ring: choose an empty one".to_owned());
+        }
+        let mut random = [0u8; 24];
+        let mut source = std::fs::File::open("/dev/urandom").map_err(|error| error.to_string())?;
+        std::io::Read::read_exact(&mut source, &mut random).map_err(|error| error.to_string())?;
+        let word = |at| u64_at(&random, at).unwrap_or_default();
+        let new = Superblock { ring: word(0), key: [word(8), word(16)], slots: 0, file_slots: FILE_SLOTS };
+        new.write(dir).map(|()| new)
+    }
+
+    /// The same ring in this many bytes, index included; a ring does not shrink.
+    pub(crate) fn sized(self, bytes: u64) -> Result<Superblock, String> {
         let slots = bytes / (SLOT_BYTES + INDEX_BYTES) as u64;
         if slots < 4 {
             return Err(format!("{bytes} bytes are too few: a ring needs at least 17 MiB"));
         }
-        match Superblock::read(dir)? {
-            Some(old) if old.slots == slots => Ok(old),
-            Some(old) if old.slots < slots => {
-                let grown = Superblock { slots, ..old };
-                grown.write(dir).map(|()| grown)
-            }
-            Some(old) => Err(format!(
+        if slots < self.slots {
+            return Err(format!(
                 "it has {} slots of 4 MiB, and the configuration asks for {slots}: a ring cannot shrink; keep its size, or move the folder away",
-                old.slots
-            )),
-            None => {
-                let foreign = std::fs::read_dir(dir)
-                    .map_err(|error| error.to_string())?
-                    .flatten()
-                    .any(|entry| entry.file_name() != "lock");
-                if foreign {
-                    return Err("the folder holds something else than a ring: choose an empty one".to_owned());
-                }
-                let mut random = [0u8; 24];
-                let mut source = std::fs::File::open("/dev/urandom").map_err(|error| error.to_string())?;
-                std::io::Read::read_exact(&mut source, &mut random).map_err(|error| error.to_string())?;
-                let word = |at| u64_at(&random, at).unwrap_or_default();
-                let new = Superblock { ring: word(0), key: [word(8), word(16)], slots, file_slots: FILE_SLOTS };
-                new.write(dir).map(|()| new)
-            }
+                self.slots
+            ));
         }
+        Ok(Superblock { slots, ..self })
     }
 
     /// Reads the superblock of a folder; `None` where there is none.
@@ -86,7 +87,8 @@ impl Superblock {
         Some(Superblock { ring: word(8)?, key, slots: word(32)?, file_slots: word(40)?.max(1) })
     }
 
-    fn write(&self, dir: &Path) -> Result<(), String> {
+    /// Puts it in the place of the folder's superblock, whole or not at all.
+    pub(crate) fn write(&self, dir: &Path) -> Result<(), String> {
         let mut copy = MAGIC.to_vec();
         for word in [self.ring, self.key[0], self.key[1], self.slots, self.file_slots] {
             copy.extend_from_slice(&word.to_le_bytes());
@@ -100,7 +102,8 @@ impl Superblock {
             file.write_all(&copy)?;
             file.write_all(&copy)?;
             file.sync_all()?;
-            std::fs::rename(&part, dir.join("superblock"))
+            std::fs::rename(&part, dir.join("superblock"))?;
+            std::fs::File::open(dir)?.sync_all()
         };
         write().map_err(|error: std::io::Error| error.to_string())
     }

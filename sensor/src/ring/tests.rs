@@ -118,6 +118,57 @@ fn a_full_ring_overwrites_the_oldest_and_never_grows() {
 }
 
 #[test]
+fn a_ring_that_grows_keeps_all_it_holds_and_then_forgets_the_oldest() {
+    let dir = tempfile::tempdir().unwrap();
+    let fill = |slots, numbers: std::ops::Range<u64>| {
+        let ring = Ring::open(config(dir.path(), slots, 1)).unwrap();
+        let mut appender = ring.appender(0).unwrap();
+        let mut marks = [u32::MAX; 256];
+        numbers.for_each(|number| append(&mut appender, &mut marks, 1, number, 1_000));
+    };
+    let left = || numbers(dir.path(), &PcapQuery::default());
+    fill(5, 0..30_000);
+    let before = left();
+    assert!(before[0] > 0, "it went round");
+    // A crash amid growing: the files are longer, in part still zeros, and the superblock is the old one.
+    let long = std::fs::OpenOptions::new().write(true).open(dir.path().join("ring-0000.pcapng")).unwrap();
+    long.set_len(8 * SLOT_BYTES as u64).unwrap();
+    assert_eq!(left(), before, "half grown");
+    fill(8, 30_000..38_000);
+    assert_eq!(left(), (before[0]..38_000).collect::<Vec<_>>(), "the new slots are filled first");
+    fill(8, 38_000..60_000);
+    let after = left();
+    assert!(after[0] > before[0] && after.len() > before.len(), "{} from {}", after.len(), after[0]);
+    assert_eq!(after, (after[0]..60_000).collect::<Vec<_>>(), "no gap");
+    let file = std::fs::read(dir.path().join("ring-0000.pcapng")).unwrap();
+    assert!(file.chunks(SLOT_BYTES).all(|slot| slot.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a])), "every slot is a section");
+    let said = Ring::open(config(dir.path(), 7, 1)).err().unwrap().to_string();
+    assert!(said.contains("cannot shrink"), "{said}");
+}
+
+#[test]
+fn a_kill_soon_after_growing_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Ring::open(config(dir.path(), 4, 1)).unwrap());
+    let ring = Ring::open(config(dir.path(), 7, 1)).unwrap();
+    let mut appender = ring.appender(0).unwrap();
+    let mut marks = [u32::MAX; 256];
+    (0..25_000).for_each(|number| append(&mut appender, &mut marks, 3, number, 1_000));
+    ring.flush();
+    let staging = std::fs::read(&ring.staging).unwrap();
+    let path = ring.staging.clone();
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap().flatten() {
+        std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    drop(appender);
+    drop(ring);
+    std::fs::write(&path, staging).unwrap();
+    let _ring = Ring::open(config(copy.path(), 9, 1)).unwrap();
+    assert_eq!(numbers(copy.path(), &PcapQuery::default()), (0..25_000).collect::<Vec<_>>());
+}
+
+#[test]
 fn two_appenders_are_merged_by_time() {
     let dir = tempfile::tempdir().unwrap();
     let ring = Ring::open(config(dir.path(), 16, 2)).unwrap();

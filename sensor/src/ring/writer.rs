@@ -7,6 +7,7 @@ use super::index;
 use super::layout::{BLOCK_BYTES, Head, RECORDS_AT, SLOT_BYTES, State, filler};
 use super::map::{Map, Staged};
 use super::reader::records_of;
+use super::rotation::Rotation;
 use super::superblock::Superblock;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::VecDeque;
@@ -74,7 +75,7 @@ impl Writer {
 
     fn write(&mut self, sealed: Sealed) {
         let Sealed { mut staged, mut head, mut flows } = sealed;
-        let slot = head.order % self.core.disk.count();
+        let slot = self.core.rotation.slot(head.order);
         let end = usize::try_from(head.end).unwrap_or(RECORDS_AT);
         head.data_crc = crc32c::crc32c(staged.whole().get(RECORDS_AT..end).unwrap_or_default());
         staged.put(0, &head.encode());
@@ -122,7 +123,7 @@ impl Writer {
             let end = from + part.len();
             let (start, tail) = filler(end);
             part.extend_from_slice(&start);
-            let slot = open.order % self.core.disk.count();
+            let slot = self.core.rotation.slot(open.order);
             let head = Head { end: u32::try_from(end).unwrap_or_default(), ..open.head };
             let disk = &self.core.disk;
             let written = disk
@@ -143,28 +144,32 @@ pub(crate) struct Left {
     pub(crate) next_segment: u64,
     pub(crate) next_order: u64,
     pub(crate) ages: VecDeque<(u64, Time)>,
+    pub(crate) rotation: Rotation,
 }
 
 /// Reads the heads on disk, and puts on disk what a killed process left in staging.
 pub(crate) fn take_over(disk: &Disk, superblock: &Superblock, staging: &Path) -> Result<Left, String> {
-    let mut heads: Vec<Head> = (0..disk.count()).filter_map(|slot| head_at(disk, superblock, slot)).collect();
-    heads.retain(|head| head.state != State::Free);
-    let mut left = Left {
-        next_segment: heads.iter().map(|head| head.segment + 1).max().unwrap_or(1),
-        next_order: heads.iter().map(|head| head.order + 1).max().unwrap_or(0),
-        ages: VecDeque::new(),
-    };
+    let mut held: Vec<(u64, Head)> =
+        (0..disk.count()).filter_map(|slot| Some((slot, head_at(disk, superblock, slot)?))).collect();
+    held.retain(|(_, head)| head.state != State::Free);
     if let Ok(file) = OpenOptions::new().read(true).write(true).open(staging) {
         let count = usize::try_from(file.metadata().map_or(0, |meta| meta.len())).unwrap_or(0) / SLOT_BYTES;
         let map = Arc::new(Map::new(&file, count).map_err(|error| error.to_string())?);
-        for staged in Staged::all(&map) {
-            rescue(disk, superblock, staged, &mut heads, &mut left)?;
+        let mut staged = Staged::all(&map);
+        staged.sort_by_key(Staged::order);
+        for each in staged {
+            rescue(disk, superblock, each, &mut held)?;
         }
         let _ = std::fs::remove_file(staging);
     }
-    heads.sort_by_key(|head| head.order);
-    left.ages = heads.iter().filter(|head| head.packets > 0).map(|head| (head.order, head.first)).collect();
-    Ok(left)
+    held.sort_by_key(|(_, head)| head.order);
+    let next_order = held.last().map_or(0, |(_, head)| head.order + 1);
+    Ok(Left {
+        next_segment: held.iter().map(|(_, head)| head.segment + 1).max().unwrap_or(1),
+        next_order,
+        ages: held.iter().filter(|(_, head)| head.packets > 0).map(|(_, head)| (head.order, head.first)).collect(),
+        rotation: Rotation::new(disk.count(), held.iter().map(|(slot, head)| (*slot, head.order)), next_order),
+    })
 }
 
 fn head_at(disk: &Disk, superblock: &Superblock, slot: u64) -> Option<Head> {
@@ -174,18 +179,15 @@ fn head_at(disk: &Disk, superblock: &Superblock, slot: u64) -> Option<Head> {
 }
 
 /// Puts one segment of a killed process on disk, if it holds what the disk does not.
-fn rescue(
-    disk: &Disk,
-    superblock: &Superblock,
-    mut staged: Staged,
-    heads: &mut Vec<Head>,
-    left: &mut Left,
-) -> Result<(), String> {
+fn rescue(disk: &Disk, superblock: &Superblock, mut staged: Staged, held: &mut Vec<(u64, Head)>) -> Result<(), String> {
     let Ok(mut head) = Head::decode_staged(staged.whole()) else { return Ok(()) };
-    let on_disk = heads.iter().any(|other| other.segment == head.segment && other.state == State::Sealed);
+    let there = held.iter().find(|(_, other)| other.segment == head.segment);
+    let on_disk = there.is_some_and(|(_, other)| other.state == State::Sealed);
     if head.state == State::Free || head.ring != superblock.ring || on_disk {
         return Ok(());
     }
+    let next = || Rotation::new(disk.count(), held.iter().map(|(slot, head)| (*slot, head.order)), 0).slot(0);
+    let slot = there.map_or_else(next, |(slot, _)| *slot);
     let end = usize::try_from(head.end).unwrap_or(0);
     let mut flows = Vec::new();
     (head.packets, head.bytes, head.first, head.last) = (0, 0, Time(0), Time(0));
@@ -210,13 +212,10 @@ fn rescue(
     staged.put(SLOT_BYTES - tail.len(), &tail);
     head.data_crc = crc32c::crc32c(staged.whole().get(RECORDS_AT..whole_end).unwrap_or_default());
     staged.put(0, &head.encode());
-    let slot = head.order % disk.count();
     disk.write_slot(slot, staged.whole())
         .map_err(|error| format!("what a killed sensor left cannot be saved: {error}"))?;
     let _ = disk.write_index(slot, &index::encode(head.segment, &mut flows));
-    left.next_segment = left.next_segment.max(head.segment + 1);
-    left.next_order = left.next_order.max(head.order + 1);
-    heads.retain(|other| other.order % disk.count() != slot);
-    heads.push(head);
+    held.retain(|(other, _)| *other != slot);
+    held.push((slot, head));
     Ok(())
 }
