@@ -170,11 +170,14 @@ async fn join_with(token: &Token, state: &Path, via: Option<&str>, name: &str) -
     put(&mut tls, &message).await.map_err(lost)?;
     let answer = said(take(&mut tls).await.map_err(lost)?)?;
     check(token, &answer, &key)?;
+    // The way that led to the master now is the one to try first from now on.
+    let mut addresses: Vec<String> = via.map(str::to_owned).into_iter().collect();
+    addresses.extend(token.addresses.iter().filter(|address| via != Some(address.as_str())).cloned());
     let files = IdentityFiles {
         sensor: SensorId(answer.sensor),
         deployment: &answer.deployment,
         group: &answer.group,
-        addresses: &token.addresses,
+        addresses: &addresses,
         chain_pem: &answer.chain,
         root_pem: &answer.root,
         key_pem: &key.serialize_pem(),

@@ -189,6 +189,19 @@ fn a_sensor_joins_delivers_and_answers_across_a_cut() {
 }
 
 #[test]
+fn a_sensor_that_joined_by_another_way_keeps_to_it() {
+    let master = Master::start();
+    let dir = tempfile::tempdir().unwrap();
+    let mut token = master.token(1).parse::<thymus_link::Token>().unwrap();
+    token.addresses = vec!["127.0.0.1:1".to_owned()];
+    let (token, way) = (token.to_string(), master.address.to_string());
+    let said = join(&token, &dir.path().join("state"), None, "host").unwrap_err().to_string();
+    assert!(said.contains("127.0.0.1:1"), "{said}");
+    let identity = join(&token, &dir.path().join("state"), Some(&way), "host").unwrap();
+    assert_eq!(identity.addresses, [way.as_str(), "127.0.0.1:1"]);
+}
+
+#[test]
 fn wrong_tokens_are_refused_in_words_and_leave_nothing() {
     let (master, other) = (Master::start(), Master::start());
     let dir = tempfile::tempdir().unwrap();
