@@ -20,6 +20,8 @@ pub mod enrol;
 pub mod spool;
 /// Packet queries answered.
 mod answering;
+/// Root works on a service's folder as its user.
+pub mod owner;
 /// Failures in words.
 mod cure;
 /// An OS-sensor and its vSensor.

@@ -52,6 +52,8 @@ pub enum Request {
         /// Networks that it sees; none: all.
         networks: Vec<String>,
     },
+    /// The link that makes the administrator.
+    SetupLink,
     /// Everything into one file.
     Backup {
         /// The file to make.
@@ -150,6 +152,7 @@ fn carry_out(master: &Master, request: Request) -> Result<String, String> {
             master.book.audit("console", "api-token create", &format!("{role:?}")).map_err(said)?;
             Ok(text)
         }
+        Request::SetupLink => crate::server::first_line(master).map_err(|error| error.to_string()),
         Request::Revoke { sensor } => revoke(master, &sensor, "console"),
         Request::Backup { file } => {
             let done = crate::backup::backup(master, &file)?;
@@ -192,13 +195,14 @@ pub fn serve(master: Arc<Master>, path: PathBuf) -> Result<JoinHandle<()>, Serve
 pub fn ask(data: &Path, request: Request) -> Result<String, String> {
     match UnixStream::connect(data.join("admin.sock")) {
         Ok(stream) => speak(stream, &request).map_err(|error| format!("the running master did not answer: {error}"))?,
+        Err(_) if matches!(request, Request::SetupLink) => Err(not_running(data)),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(format!("{} is another user's: run this as root (sudo)", data.display()))
+        }
         Err(_) if !data.join("thymus-master").exists() => {
             Err(format!("{} is no master's data folder: give the one that 'thymus-master run' uses", data.display()))
         }
-        Err(_) if matches!(request, Request::Token { .. }) => Err(format!(
-            "no master runs on {}: start it with 'thymus-master run --data {0}', then make the token",
-            data.display()
-        )),
+        Err(_) if matches!(request, Request::Token { .. }) => Err(not_running(data)),
         Err(_) => {
             let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 443));
             let options = Options { data: data.to_owned(), listen, advertise: Vec::new() };
@@ -206,6 +210,13 @@ pub fn ask(data: &Path, request: Request) -> Result<String, String> {
             carry_out(&master, request)
         }
     }
+}
+
+fn not_running(data: &Path) -> String {
+    format!(
+        "no master runs on {0}: start it with 'systemctl start thymus-master' or 'thymus-master run --data {0}', then ask again",
+        data.display()
+    )
 }
 
 fn speak(mut stream: UnixStream, request: &Request) -> std::io::Result<Result<String, String>> {

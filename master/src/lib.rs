@@ -29,5 +29,7 @@ pub mod admin;
 pub mod backup;
 /// What the master needs, looked at.
 pub mod doctor;
+/// The names under which this host is reached.
+pub mod advertise;
 /// All of it, running.
 pub mod server;

@@ -1,14 +1,19 @@
 //! The command line of the master.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::io::BufRead;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
+use thymus_link::owner::become_owner;
 use thymus_master::admin::{Request, ask};
 use thymus_master::api::parse_duration;
 use thymus_master::book::AccessRole;
 use thymus_master::server::{Options, run};
+
+/// Where the package's service keeps what the master knows.
+const DEFAULT_DATA: &str = "/var/lib/thymus/master";
 
 /// Enrols sensors, stores and searches what they send, knows devices, fetches packets back.
 #[derive(Parser)]
@@ -23,14 +28,23 @@ enum Verb {
     /// Run the master until SIGTERM; prints the URL, on the first run the link that makes the administrator.
     Run {
         /// Data folder; made if it is not there.
-        #[arg(long)]
+        #[arg(long, default_value = DEFAULT_DATA)]
         data: PathBuf,
         /// Where to listen, for sensors and browsers alike.
         #[arg(long, default_value = "0.0.0.0:443")]
         listen: SocketAddr,
-        /// HOST:PORT under which sensors and browsers reach it; may be given several times.
+        /// HOST:PORT under which sensors and browsers reach it; may be given several times. 'auto': this host's own
+        /// addresses, and its name where it has a full one.
         #[arg(long)]
         advertise: Vec<String>,
+    },
+    /// The page's URL; until there is an administrator, the one-time link that makes one (a new one each time).
+    SetupLink {
+        /// Wait this many seconds for a master that is starting.
+        #[arg(long, default_value = "0")]
+        wait: u64,
+        #[command(flatten)]
+        data: Data,
     },
     /// Tokens that let sensors join.
     #[command(subcommand)]
@@ -56,8 +70,14 @@ enum Verb {
         /// The backup, or '-' for stdin.
         file: PathBuf,
         /// The folder to make; it must be empty or not be there.
-        #[arg(long)]
+        #[arg(long, default_value = DEFAULT_DATA)]
         data: PathBuf,
+    },
+    /// Write the manual pages into a folder, for packages.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        folder: PathBuf,
     },
     /// Look at everything that the master needs, and name the cure of what is wrong.
     Doctor {
@@ -136,29 +156,30 @@ enum ApiTokenVerb {
 #[derive(Args)]
 struct Data {
     /// Data folder of the master.
-    #[arg(long)]
+    #[arg(long, default_value = DEFAULT_DATA)]
     data: PathBuf,
+}
+
+impl Verb {
+    /// Where root works on the folder of the service's user, the verb runs as that user. A backup is written by root,
+    /// and 'restore' makes the folder anew.
+    fn become_owner(&self) -> Result<(), String> {
+        match self {
+            Verb::Run { .. } | Verb::Backup { .. } | Verb::Restore { .. } | Verb::Man { .. } => Ok(()),
+            Verb::Doctor { data } | Verb::SetupLink { data, .. } => become_owner(&data.data),
+            Verb::Token(TokenVerb::Create { data, .. })
+            | Verb::User(UserVerb::Create { data, .. })
+            | Verb::ApiToken(ApiTokenVerb::Create { data, .. })
+            | Verb::Sensor(SensorVerb::Revoke { data, .. }) => become_owner(&data.data),
+        }
+    }
 }
 
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    let done = match CommandLine::parse().verb {
-        Verb::Run { data, listen, advertise } => serve(Options { data, listen, advertise }),
-        Verb::Token(TokenVerb::Create { agent, uses, expires, group, data }) => {
-            token(agent, &uses, &expires, group, &data)
-        }
-        Verb::User(UserVerb::Create { name, role, network, password_stdin: _, data }) => {
-            password().and_then(|password| ask(&data.data, Request::User { name, role, networks: network, password }))
-        }
-        Verb::ApiToken(ApiTokenVerb::Create { role, network, data }) => {
-            ask(&data.data, Request::ApiToken { role, networks: network })
-        }
-        Verb::Backup { file, data } => thymus_master::backup::command(&file, &data.data),
-        Verb::Restore { file, data } => thymus_master::backup::restore(&file, &data),
-        Verb::Doctor { data } => thymus_master::doctor::command(&data.data),
-        Verb::Sensor(SensorVerb::Revoke { sensor, data }) => ask(&data.data, Request::Revoke { sensor }),
-    };
+    let verb = CommandLine::parse().verb;
+    let done = verb.become_owner().and_then(|()| carry_out(verb));
     match done {
         Ok(text) => {
             if !text.is_empty() {
@@ -170,6 +191,41 @@ fn main() -> ExitCode {
             eprintln!("thymus-master: {why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn carry_out(verb: Verb) -> Result<String, String> {
+    match verb {
+        Verb::Run { data, listen, advertise } => serve(Options { data, listen, advertise }),
+        Verb::Token(TokenVerb::Create { agent, uses, expires, group, data }) => {
+            token(agent, &uses, &expires, group, &data)
+        }
+        Verb::User(UserVerb::Create { name, role, network, password_stdin: _, data }) => {
+            password().and_then(|password| ask(&data.data, Request::User { name, role, networks: network, password }))
+        }
+        Verb::ApiToken(ApiTokenVerb::Create { role, network, data }) => {
+            ask(&data.data, Request::ApiToken { role, networks: network })
+        }
+        Verb::SetupLink { wait, data } => setup_link(wait, &data.data),
+        Verb::Backup { file, data } => thymus_master::backup::command(&file, &data.data),
+        Verb::Restore { file, data } => thymus_master::backup::restore(&file, &data),
+        Verb::Man { folder } => {
+            let written = clap_mangen::generate_to(CommandLine::command(), &folder);
+            written.map(|()| String::new()).map_err(|error| format!("{}: {error}", folder.display()))
+        }
+        Verb::Doctor { data } => thymus_master::doctor::command(&data.data),
+        Verb::Sensor(SensorVerb::Revoke { sensor, data }) => ask(&data.data, Request::Revoke { sensor }),
+    }
+}
+
+fn setup_link(wait: u64, data: &Path) -> Result<String, String> {
+    let mut tries = wait;
+    loop {
+        match ask(data, Request::SetupLink) {
+            Err(_) if tries > 0 => std::thread::sleep(Duration::from_secs(1)),
+            answer => return answer,
+        }
+        tries -= 1;
     }
 }
 

@@ -170,8 +170,9 @@ pub fn host_of(address: &str) -> &str {
 }
 
 /// Runs until SIGTERM or Ctrl-C. Prints one line with the URL; on the first run its link makes the administrator.
-pub async fn run(options: Options) -> Result<(), ServerError> {
+pub async fn run(mut options: Options) -> Result<(), ServerError> {
     let listen = options.listen;
+    options.advertise = crate::advertise::expand(&options.advertise, listen);
     let master = tokio::task::spawn_blocking(move || Master::open(options)).await.map_err(words)??;
     let socket = TcpListener::bind(listen).await.map_err(|error| {
         ServerError(format!(
@@ -221,7 +222,7 @@ impl thymus_link::enrol::TokenBook for BookOf {
 }
 
 /// The URL; without a user, the one-time link that makes the administrator.
-fn first_line(master: &Master) -> Result<String, ServerError> {
+pub(crate) fn first_line(master: &Master) -> Result<String, ServerError> {
     let host = match master.options.advertise.first() {
         Some(name) => name.clone(),
         None if master.options.listen.ip().is_unspecified() => format!("localhost:{}", master.options.listen.port()),

@@ -13,5 +13,7 @@ pub mod interfaces;
 pub mod select;
 /// What the agent says of itself.
 pub mod status;
+/// Joining a deployment.
+pub mod join;
 /// All of it, running.
 pub mod run;

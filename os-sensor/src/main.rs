@@ -1,10 +1,13 @@
 //! The OS-sensor: a host's own traffic, one copy of each packet, to a vSensor.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use thymus_os_sensor::{run, status, system};
+use thymus_os_sensor::{join, run, status, system};
+
+/// The package's unit that starts it once it has joined.
+const UNIT: &str = "/usr/lib/systemd/system/thymus-os-sensor.path";
 
 /// Sends this host's traffic to a vSensor, each packet once, however many hosts see it.
 #[derive(Parser)]
@@ -29,6 +32,15 @@ enum Verb {
         /// State folder that 'join' made.
         #[arg(long, default_value_os_t = system::default_state())]
         state: PathBuf,
+        /// Where there is no identity yet, join with the token in this file first; its vSensor is waited for.
+        #[arg(long)]
+        join_token_file: Option<PathBuf>,
+    },
+    /// Write the manual pages into a folder, for packages.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        folder: PathBuf,
     },
     /// What the running agent says of itself; 0 once packets flow.
     Status {
@@ -41,8 +53,17 @@ enum Verb {
 fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
     let done = match CommandLine::parse().verb {
-        Verb::Join { token, state } => join(&token, &state),
-        Verb::Run { state } => system::stop_signal().and_then(|stop| run::run(&state, &stop)).map(|()| true),
+        Verb::Join { token, state } => join_by_hand(&token, &state),
+        Verb::Run { state, join_token_file } => system::stop_signal()
+            .and_then(|stop| {
+                let joined = join_token_file.as_ref().map_or(Ok(true), |file| join::with_file(file, &state, &stop));
+                if joined? { run::run(&state, &stop) } else { Ok(()) }
+            })
+            .map(|()| true),
+        Verb::Man { folder } => {
+            let written = clap_mangen::generate_to(CommandLine::command(), &folder);
+            written.map(|()| true).map_err(|error| format!("{}: {error}", folder.display()))
+        }
         Verb::Status { state } => status::read(&state).map(|(words, flows)| {
             print!("{words}");
             flows
@@ -58,24 +79,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn join(token: &str, state: &std::path::Path) -> Result<bool, String> {
+fn join_by_hand(token: &str, state: &std::path::Path) -> Result<bool, String> {
+    thymus_link::owner::become_owner(state)?;
     let mut text = token.to_owned();
     if token == "-" {
         text.clear();
         std::io::stdin().take(64 << 10).read_to_string(&mut text).map_err(|error| format!("stdin: {error}"))?;
     }
-    system::make_private(state).map_err(|error| format!("{}: {error}", state.display()))?;
-    let joined = thymus_link::enrol::join(text.trim(), state, None, &system::host_name());
-    let identity = joined.map_err(|error| {
-        // An empty folder was made for this join alone.
-        let _ = std::fs::remove_dir(state);
-        error.to_string()
-    })?;
-    eprintln!(
-        "joined as agent {} in group {}; start it with: thymus-os-sensor run --state {}",
-        identity.sensor.0,
-        identity.group,
-        state.display()
-    );
+    let identity = join::join(&text, state).map_err(|error| error.to_string())?;
+    let start = if state == system::default_state() && std::path::Path::new(UNIT).exists() {
+        "the service starts by itself".to_owned()
+    } else {
+        format!("start it with: thymus-os-sensor run --state {}", state.display())
+    };
+    eprintln!("joined as agent {} in group {}; {start}", identity.sensor.0, identity.group);
     Ok(true)
 }

@@ -20,6 +20,9 @@ pub struct JoinArgs {
 
 /// Runs the verb.
 pub fn run(args: &JoinArgs) -> ExitCode {
+    if let Err(why) = thymus_link::owner::become_owner(&args.state) {
+        return crate::failed("join", &why);
+    }
     let mut token = args.token.clone();
     if token == "-" {
         token.clear();

@@ -1,6 +1,6 @@
 //! The command line of the vSensor: one verb a module.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 use thymus_sensor::{doctor, join, query, read, replay, run, status};
 
@@ -28,6 +28,12 @@ enum Verb {
     Read(read::ReadArgs),
     /// Packets of a ring as pcapng.
     Query(query::QueryArgs),
+    /// Write the manual pages into a folder, for packages.
+    #[command(hide = true)]
+    Man {
+        /// The folder.
+        folder: std::path::PathBuf,
+    },
     /// What the running sensor says of itself; 0 once packets flow.
     Status(status::StatusArgs),
     /// Look at everything that a sensor needs, and name the cure of what is missing.
@@ -42,6 +48,10 @@ fn main() -> ExitCode {
         Verb::Replay(args) => replay::run(&args),
         Verb::Read(args) => read::run(args),
         Verb::Query(args) => query::run(&args),
+        Verb::Man { folder } => match clap_mangen::generate_to(CommandLine::command(), &folder) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => thymus_sensor::failed("man", &format!("{}: {error}", folder.display())),
+        },
         Verb::Status(args) => status::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
     }
