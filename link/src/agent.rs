@@ -31,13 +31,15 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// Bytes in front of each frame in a parcel.
-const HEAD: usize = 17;
+pub const FRAME_HEAD: usize = 17;
 /// Parcels sent and not yet taken.
 const UNDECIDED_MAX: usize = 32;
 /// Parcels waiting to be sent; at 64 KiB each, a second of 34 Mbit/s.
 const WAITING_MAX: usize = 64;
 /// The vSensor pings every second.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// How often the certificate is looked at, beside once a connection.
+const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// What stands in front of a captured frame.
@@ -62,7 +64,7 @@ pub fn put_frame(parcel: &mut Vec<u8>, head: &FrameHead, bytes: &[u8]) {
 
 /// Takes the next frame off a parcel; `None` at its end, and where it is damaged.
 pub fn take_frame<'a>(parcel: &mut &'a [u8]) -> Option<(FrameHead, &'a [u8])> {
-    let (head, rest) = parcel.split_first_chunk::<HEAD>()?;
+    let (head, rest) = parcel.split_first_chunk::<FRAME_HEAD>()?;
     let (time, more) = head.split_first_chunk::<8>()?;
     let (wire_len, more) = more.split_first_chunk::<4>()?;
     let (len, flags) = more.split_first_chunk::<4>()?;
@@ -98,6 +100,8 @@ pub struct AgentLinkParts {
     pub name: String,
     /// Software version, for people.
     pub software: String,
+    /// Epoch time.
+    pub wall: fn() -> Time,
     /// Hears what the vSensor says, and with `None` that a connection begins.
     pub hear: Box<dyn Fn(Option<ToAgent>) + Send + Sync>,
 }
@@ -223,7 +227,7 @@ impl Running {
 
     async fn serve(&mut self, tls: Tls) -> io::Result<()> {
         let (reader, mut writer) = tokio::io::split(tls);
-        let mut reader = FrameReader::new(reader);
+        let mut reader = FrameReader::of_orders(reader);
         let (software, name) = (self.parts.software.clone(), self.parts.name.clone());
         let hello = ToRelay::Hello { software, name, boot: self.boot };
         writer.write_all(&WireFrame::control(&hello).encode()).await?;
@@ -231,6 +235,7 @@ impl Running {
         while self.messages.try_recv().is_ok() {}
         self.parcels.sent = 0;
         (self.parts.hear)(None);
+        let mut renewals = tokio::time::interval(RENEW_EVERY);
         loop {
             self.send_waiting(&mut writer).await?;
             let room = self.parcels.undecided.len() < UNDECIDED_MAX;
@@ -240,9 +245,15 @@ impl Running {
                 message = next(&mut reader) => match message? {
                     None => return Ok(()),
                     Some(ToAgent::Taken { up_to }) => self.parcels.taken(up_to),
+                    Some(ToAgent::Renewed { chain }) => self.renewed(&chain),
                     Some(ToAgent::Refused { why }) => return Err(io::Error::other(why)),
                     Some(message) => (self.parts.hear)(Some(message)),
                 },
+                _ = renewals.tick() => {
+                    if let Some(request) = self.parts.identity.renewal((self.parts.wall)()) {
+                        writer.write_all(&WireFrame::control(&request).encode()).await?;
+                    }
+                }
                 Some(message) = self.messages.recv() => {
                     writer.write_all(&WireFrame::control(&message).encode()).await?;
                     writer.flush().await?;
@@ -253,6 +264,21 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// The next certificate, which counts from the next connection.
+    fn renewed(&mut self, chain: &str) {
+        let heard = match self.parts.identity.renew(chain) {
+            Ok(()) => {
+                tracing::info!("the next certificate is here");
+                ToAgent::Renewed { chain: String::new() }
+            }
+            Err(error) => ToAgent::RenewRefused { why: error.to_string() },
+        };
+        if let Ok(newest) = Identity::load(&self.parts.identity.state) {
+            self.parts.identity = newest;
+        }
+        (self.parts.hear)(Some(heard));
     }
 
     /// Sends what was not sent over this connection.

@@ -14,6 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 pub const PAYLOAD_MAX: usize = 64 << 10;
 /// Most payload of a frame that carries captured frames, of which one alone may have 64 KiB.
 pub const FRAMES_MAX: usize = 256 << 10;
+/// Most payload of a control message from a vSensor to its agents or from a master to its sensors, who trust it: a group
+/// of thousands in one piece.
+pub const ORDERS_MAX: usize = 2 << 20;
 /// Largest batch that is put together from pieces.
 pub const BATCH_MAX: usize = 8 << 20;
 const HEAD: usize = 13;
@@ -96,7 +99,7 @@ pub async fn read<R: AsyncRead + Unpin>(from: &mut R) -> io::Result<Option<WireF
         from.read_exact(&mut head[1..]).await?;
         let [a, b, c, d, kind, stream @ ..] = head;
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        if length > bound_of(kind) {
+        if length > bound_of(kind, PAYLOAD_MAX) {
             return Err(invalid("the peer announced a frame beyond the limit"));
         }
         let mut payload = vec![0; length];
@@ -112,12 +115,18 @@ pub struct FrameReader<R> {
     from: R,
     buffer: Vec<u8>,
     start: usize,
+    control_max: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// A reader of this stream.
     pub fn new(from: R) -> FrameReader<R> {
-        FrameReader { from, buffer: Vec::new(), start: 0 }
+        FrameReader { from, buffer: Vec::new(), start: 0, control_max: PAYLOAD_MAX }
+    }
+
+    /// A reader of what comes from above: control messages may be as large as [`ORDERS_MAX`].
+    pub fn of_orders(from: R) -> FrameReader<R> {
+        FrameReader { control_max: ORDERS_MAX, ..FrameReader::new(from) }
     }
 
     /// The next frame; `None` at an orderly end between frames. Frames of an unknown kind are skipped.
@@ -141,7 +150,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         loop {
             let Some(&[a, b, c, d, kind, ref rest @ ..]) = self.buffer.get(self.start..) else { return Ok(None) };
             let length = u32::from_be_bytes([a, b, c, d]) as usize;
-            if length > bound_of(kind) {
+            if length > bound_of(kind, self.control_max) {
                 return Err(invalid("the peer announced a frame beyond the limit"));
             }
             let Some((stream, rest)) = rest.split_first_chunk::<8>() else { return Ok(None) };
@@ -155,8 +164,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 }
 
-fn bound_of(kind: u8) -> usize {
-    if kind == Kind::Frames as u8 { FRAMES_MAX } else { PAYLOAD_MAX }
+fn bound_of(kind: u8, control_max: usize) -> usize {
+    if kind == Kind::Frames as u8 {
+        FRAMES_MAX
+    } else if kind == Kind::Control as u8 {
+        control_max
+    } else {
+        PAYLOAD_MAX
+    }
 }
 
 /// Batches put together from their pieces.
@@ -198,6 +213,17 @@ mod tests {
                 }
             });
             prop_assert_eq!(back, bytes);
+        }
+
+        #[test]
+        fn orders_may_be_large_and_what_comes_from_below_may_not(len in PAYLOAD_MAX + 1..=ORDERS_MAX + 1) {
+            let mut wire = u32::try_from(len).unwrap().to_be_bytes().to_vec();
+            wire.extend([1, 0, 0, 0, 0, 0, 0, 0, 0]);
+            wire.resize(HEAD + len, b' ');
+            let from_above = block(FrameReader::of_orders(wire.as_slice()).next());
+            prop_assert_eq!(from_above.is_ok(), len <= ORDERS_MAX);
+            prop_assert!(block(FrameReader::new(wire.as_slice()).next()).is_err());
+            prop_assert!(block(read(&mut wire.as_slice())).is_err());
         }
 
         #[test]

@@ -1,6 +1,9 @@
 //! Identities: a certificate names one role and id as a SAN URI, `thymus://<deployment>/master|sensor|agent/<id>`, and
 //! every peer checks the role that it expects.
 
+use crate::issuer::{RENEW_BEFORE, pem_of};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -8,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use thymus_record::message::ToRelay;
 use thymus_record::{SensorId, Time};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -172,6 +176,14 @@ impl Identity {
             return Err(refused("is for another key"));
         }
         write_private(&self.state.join("cert.pem"), chain.as_bytes())
+    }
+
+    /// An OS-sensor's request for the next certificate, once the one that it has has lived a third of its life.
+    pub(crate) fn renewal(&self, now: Time) -> Option<ToRelay> {
+        let due = self.expires().is_none_or(|expires| expires.since(now) < RENEW_BEFORE);
+        let request = if due { self.request().ok()? } else { return None };
+        let chain = self.chain.iter().map(pem_of).collect();
+        Some(ToRelay::Renew { request: STANDARD.encode(request), chain })
     }
 
     /// Until when its certificate is valid.

@@ -2,6 +2,7 @@
 //! certificate. The issuer takes nothing from a request but its public key.
 
 use crate::identity::{IdentityError, Named, Role, write_private};
+use crate::tls::verify_client;
 use crate::token::Token;
 use ed25519_dalek::SigningKey;
 use rand::Rng;
@@ -20,6 +21,8 @@ use std::sync::{Mutex, PoisonError};
 use thymus_record::Time;
 use thymus_record::time::SECOND;
 use time::OffsetDateTime;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// The name in every master's certificate that sensors verify; the role in the SAN URI says the rest.
 pub const MASTER_NAME: &str = "master.thymus.internal";
@@ -35,6 +38,8 @@ const SERVER_DAYS: (u64, u64) = (397, 200);
 /// Days that the root and the intermediate are valid.
 const ROOT_DAYS: u64 = 3_650;
 const DAY: u64 = 86_400 * SECOND;
+/// Certificates in a chain that is looked at.
+const CHAIN_MAX: usize = 4;
 
 /// The authority cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +148,31 @@ impl Issuer {
         let token = Token { root: fingerprint(&self.root), id, seed, addresses };
         let public_key = SigningKey::from_bytes(&seed).verifying_key().to_bytes();
         (token, TokenGrant { id, public_key })
+    }
+
+    /// Signs the next certificate of a peer that is not connected itself: whoever brings the request can only get a
+    /// certificate for the key that already has one. `chain` is that one as PEM, still valid, of this role and id, and
+    /// the request is signed by its key.
+    pub fn renew(&self, request: &[u8], chain: &str, role: Role, id: u32, now: Time) -> Result<String, IssuerError> {
+        let refused = |why: &str| IssuerError::Request(why.to_owned());
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain.as_bytes())
+            .take(CHAIN_MAX)
+            .collect::<Result<_, _>>()
+            .map_err(|_error| refused("the certificate that it renews is damaged"))?;
+        let (leaf, rest) = chain.split_first().ok_or_else(|| refused("it brings no certificate to renew"))?;
+        verify_client(&self.root, leaf, rest, now)
+            .map_err(|error| IssuerError::Request(format!("the certificate that it renews is not valid: {error}")))?;
+        let named = Named::of(leaf).ok_or_else(|| refused("the certificate that it renews names nobody"))?;
+        if (named.deployment.as_str(), named.role, named.id) != (self.deployment.as_str(), role, id) {
+            return Err(refused("the certificate that it renews is for somebody else"));
+        }
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| IssuerError::Request(error.to_string()))?;
+        let (_, asked) = X509CertificationRequest::from_der(request)
+            .map_err(|error| IssuerError::Request(format!("no request: {error}")))?;
+        if leaf.public_key().raw != asked.certification_request_info.subject_pki.raw {
+            return Err(refused("it is for another key than the certificate that it renews"));
+        }
+        self.sign(request, role, id, now)
     }
 
     /// Signs a request's public key as this role and id; gives the chain without the root, as PEM.

@@ -24,6 +24,8 @@ mod answering;
 pub mod owner;
 /// Failures in words.
 mod cure;
+/// Messages between the master and what serves a vSensor's agents.
+pub mod exchange;
 /// An OS-sensor and its vSensor.
 pub mod agent;
 /// The vSensor's side of its agents' connections.
@@ -33,6 +35,7 @@ pub mod uplink;
 /// The master's side.
 pub mod listener;
 
+pub use exchange::Exchange;
 pub use identity::{Identity, Role};
 pub use issuer::Issuer;
 pub use listener::{Accepted, FromSensor, LinkReceiver, LinkSender, Listener, SensorPeer};

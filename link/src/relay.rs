@@ -211,6 +211,10 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
             let Some(message) = message else { return Ok(()) };
             writer.write_all(&WireFrame::control(&message).encode()).await?;
             writer.flush().await?;
+            if let ToAgent::Refused { why } = message {
+                let _ = writer.shutdown().await;
+                return Err(io::Error::other(why));
+            }
         }
     };
     let ended = tokio::select! {

@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme};
 use std::sync::Arc;
+use thymus_record::Time;
 
 /// The link.
 pub const ALPN_LINK: &[u8] = b"thymus/1";
@@ -176,6 +177,20 @@ impl ServerCertVerifier for PinnedRoot {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Verifies a client's certificate as a handshake would, at this time.
+pub(crate) fn verify_client(
+    root: &CertificateDer<'static>,
+    leaf: &CertificateDer<'_>,
+    rest: &[CertificateDer<'_>],
+    now: Time,
+) -> Result<(), Error> {
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(root)?), provider())
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_nanos(now.0));
+    verifier.verify_client_cert(leaf, rest, now).map(|_| ())
 }
 
 /// The peer's name, if it has the role and deployment expected.

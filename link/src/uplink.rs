@@ -5,6 +5,7 @@
 use crate::answering::{Running, answer};
 use crate::cure::{with_cure, words_of};
 use crate::enrol::connect;
+use crate::exchange::{Exchange, slices_of};
 use crate::frame::{FrameReader, WireFrame};
 use crate::spool::Spool;
 use crate::tls::{link_client, master_name, peer_as};
@@ -67,6 +68,8 @@ pub struct UplinkParts {
     pub answer: Arc<dyn Answer>,
     /// Who tells the sensor's health.
     pub health: Arc<dyn Fn() -> Health + Send + Sync>,
+    /// Where what concerns agents is exchanged.
+    pub exchange: Arc<Exchange>,
 }
 
 /// What the uplink says of itself.
@@ -215,7 +218,7 @@ pub(crate) struct Outbox {
 
 async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Result<()> {
     let (reader, writer) = tokio::io::split(tls);
-    let mut reader = FrameReader::new(reader);
+    let mut reader = FrameReader::of_orders(reader);
     let (control, control_out) = mpsc::unbounded_channel();
     let (packets, packets_out) = mpsc::channel(4);
     let outbox = Outbox { control, packets };
@@ -239,19 +242,29 @@ async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Resu
     }
     parts.spool.rewind();
     ready();
-    tokio::select! {
+    parts.exchange.connect(Some(outbox.control.clone()));
+    let ended = tokio::select! {
         ended = listen(parts, &mut reader, &outbox) => ended,
         ended = writer.run(&parts.spool) => ended,
         () = tell_health(parts, &outbox) => Ok(()),
-    }
+    };
+    parts.exchange.connect(None);
+    ended
 }
 
 async fn tell_health(parts: &UplinkParts, outbox: &Outbox) {
     let mut ticks = interval(HEALTH_EVERY);
     loop {
         ticks.tick().await;
-        let health = ToMaster::Health(Box::new((parts.health)()));
-        let _ = outbox.control.send(WireFrame::control(&health));
+        let mut health = (parts.health)();
+        let agents = std::mem::take(&mut health.agents);
+        let _ = outbox.control.send(WireFrame::control(&ToMaster::Health(Box::new(health))));
+        if parts.agents.is_empty() {
+            continue;
+        }
+        for slice in slices_of(agents) {
+            let _ = outbox.control.send(WireFrame::control(&slice));
+        }
     }
 }
 
@@ -349,6 +362,7 @@ async fn listen(parts: &Arc<UplinkParts>, reader: &mut FrameReader<ReadHalf<Tls>
                 }
             }
             ToSensor::Hello(_) | ToSensor::Ping {} | ToSensor::Unknown => {}
+            other => parts.exchange.hear(other),
         }
     };
     for entry in running.into_values() {

@@ -154,6 +154,7 @@ fn uplink(identity: Identity, spool: &Arc<Spool>) -> Uplink {
         spool: Arc::clone(spool),
         answer: Arc::new(Long),
         health: Arc::new(Health::default),
+        exchange: Arc::default(),
     })
     .unwrap()
 }

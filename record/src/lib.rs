@@ -24,6 +24,8 @@ pub mod json;
 pub mod ledger;
 /// A question for packets, and what was found.
 pub mod query;
+/// What OS-sensors are to take.
+pub mod policy;
 /// Messages of the link between sensor and master.
 pub mod message;
 /// Self-contained columnar batches of rows.

@@ -2,6 +2,7 @@
 //! what is missing; batches and packets travel as bytes. The frame around them is `link`'s.
 
 use crate::ledger::{Count, Ledger};
+pub use crate::policy::{AgentOrders, AgentState, Instruction, Mode, Policy, ShedReasons};
 use crate::query::{PcapQuery, QueryReport};
 use crate::{BootId, SensorId};
 use serde::{Deserialize, Serialize};
@@ -105,26 +106,6 @@ pub struct Member {
     pub provisional: bool,
 }
 
-/// What an agent is to take.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Policy {
-    /// Bytes of each frame that are sent; the rest is cut off, and counted.
-    pub snaplen: u32,
-    /// Interfaces to take, by name; none named: all but loopback.
-    pub include: Vec<String>,
-    /// Interfaces to leave out.
-    pub exclude: Vec<String>,
-    /// Megabits a second at most; 0 for no limit. What is beyond is shed and counted.
-    pub mbps_max: u32,
-}
-
-impl Default for Policy {
-    fn default() -> Policy {
-        Policy { snaplen: u32::MAX, include: Vec::new(), exclude: Vec::new(), mbps_max: 0 }
-    }
-}
-
 /// What an agent did since it started; packets and bytes of frames.
 #[derive(Clone, Copy, Default, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -137,8 +118,10 @@ pub struct AgentLedger {
     pub left: Count,
     /// Left out by the policy.
     pub filtered: Count,
-    /// Given up: kernel, memory or limit.
+    /// Given up, for whatever reason.
     pub shed: Count,
+    /// Taken as metadata alone.
+    pub metadata: Count,
 }
 
 /// An agent as its vSensor tells the master.
@@ -155,8 +138,10 @@ pub struct AgentHealth {
     pub ledger: AgentLedger,
     /// Interfaces that it takes, in words.
     pub interfaces: Vec<String>,
-    /// What is wrong and its cure, in sentences.
+    /// What is wrong with it as its vSensor sees it, and the cure, in sentences.
     pub items: Vec<String>,
+    /// How it fares, in its own words.
+    pub state: AgentState,
 }
 
 /// An agent's network interface.
@@ -196,6 +181,15 @@ pub enum ToRelay {
         /// Payload bytes given up since the last message.
         dropped: u64,
     },
+    /// How it fares, once a second.
+    State(Box<AgentState>),
+    /// Asks for the next certificate.
+    Renew {
+        /// A certificate request (PKCS #10, DER) with the agent's key, in base64.
+        request: String,
+        /// The certificate that it has, with its chain, as PEM: it must be for the same key.
+        chain: String,
+    },
     /// A message of a newer agent.
     #[serde(other)]
     Unknown,
@@ -217,6 +211,21 @@ pub enum ToAgent {
     /// Not served, and why.
     Refused {
         /// In words.
+        why: String,
+    },
+    /// Who the vSensor is.
+    Hello {
+        /// Its host's name.
+        name: String,
+    },
+    /// The next certificate, with its chain, as PEM.
+    Renewed {
+        /// The agent's certificate first.
+        chain: String,
+    },
+    /// The next certificate is not given.
+    RenewRefused {
+        /// Why, in words.
         why: String,
     },
     /// The vSensor is there.
@@ -270,6 +279,29 @@ pub enum ToSensor {
         /// Why, and the cure, in words.
         why: String,
     },
+    /// What its OS-sensors do, and who of them is let in.
+    Agents(Box<AgentOrders>),
+    /// Can this filter be compiled?
+    CheckFilter {
+        /// Names the answer.
+        id: u64,
+        /// The filter.
+        filter: String,
+    },
+    /// The next certificate of an agent.
+    AgentRenewed {
+        /// The agent.
+        agent: u32,
+        /// Its certificate first, as PEM.
+        chain: String,
+    },
+    /// An agent's next certificate is not given.
+    AgentRenewRefused {
+        /// The agent.
+        agent: u32,
+        /// Why, in words.
+        why: String,
+    },
     /// The master is there.
     Ping {},
     /// A message of a newer master.
@@ -306,6 +338,29 @@ pub enum ToMaster {
     Renew {
         /// A certificate request (PKCS #10, DER) with the sensor's key, in base64.
         request: String,
+    },
+    /// A slice of its OS-sensors, after each health.
+    Agents {
+        /// All that are connected.
+        connected: Vec<u32>,
+        /// Some of them.
+        agents: Vec<AgentHealth>,
+    },
+    /// What the compiler says of a filter.
+    FilterChecked {
+        /// The question's id.
+        id: u64,
+        /// Why it is none, in words; nothing where it is one.
+        wrong: Option<String>,
+    },
+    /// An agent asks for its next certificate.
+    AgentRenew {
+        /// The agent that asks.
+        agent: u32,
+        /// Its certificate request (PKCS #10, DER), in base64.
+        request: String,
+        /// The certificate that it has, with its chain, as PEM.
+        chain: String,
     },
     /// A message of a newer sensor.
     #[serde(other)]
