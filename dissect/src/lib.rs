@@ -9,6 +9,8 @@ pub mod frame;
 pub mod decode;
 /// Which frames: a subset of tcpdump's filter language over the decoder.
 pub mod filter;
+/// Classic BPF, for where no kernel runs it.
+pub mod bpf;
 /// Packet → flow: the shard's table, TCP state with Zeek's semantics, timers, stream reassembly.
 pub mod flow;
 /// Stream → record: one folder a protocol.

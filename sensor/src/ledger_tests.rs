@@ -70,6 +70,7 @@ fn pipeline(live: bool, ring: Option<&Path>) -> Pipeline {
         live,
         duplicates: true,
         agents: Vec::new(),
+        exchange: std::sync::Arc::default(),
     })
     .unwrap()
 }

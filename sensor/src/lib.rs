@@ -17,6 +17,10 @@ pub mod duplicate;
 pub mod deal;
 /// OS-sensors as one more port.
 pub mod relay;
+/// Filters for OS-sensors, compiled.
+pub mod filter;
+/// What OS-sensors are to do.
+pub mod orders;
 /// One poll loop.
 pub mod worker;
 /// Packet queries answered.

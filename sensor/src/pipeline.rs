@@ -20,7 +20,7 @@ use thymus_forward::forwarder::ForwarderParts;
 use thymus_forward::{Batcher, Forwarder, Outlet, RecordCounts};
 use thymus_link::spool::SpoolLimits;
 use thymus_link::uplink::{UplinkHandle, UplinkParts, UplinkState};
-use thymus_link::{Identity, Spool, Uplink};
+use thymus_link::{Exchange, Identity, Spool, Uplink};
 use thymus_record::ledger::Ledger;
 use thymus_record::message::Health;
 use thymus_record::{BootId, SensorId};
@@ -58,6 +58,8 @@ pub struct PipelineConfig {
     pub duplicates: bool,
     /// Where OS-sensors reach this sensor; their frames come to the last port.
     pub agents: Vec<String>,
+    /// What their part and the master say to each other.
+    pub exchange: Arc<Exchange>,
 }
 
 /// It cannot be put together; the text says why and what to do.
@@ -158,7 +160,7 @@ impl Pipeline {
         let uplink = match identity {
             Some((identity, _)) => {
                 let ring = config.ring.map(|ring| ring.0);
-                Some(start_uplink(identity, &shared, ring, config.agents)?)
+                Some(start_uplink(identity, &shared, ring, (config.agents, config.exchange))?)
             }
             None => None,
         };
@@ -296,7 +298,7 @@ fn start_uplink(
     identity: Identity,
     shared: &Arc<Shared>,
     ring: Option<PathBuf>,
-    agents: Vec<String>,
+    (agents, exchange): (Vec<String>, Arc<Exchange>),
 ) -> Result<Uplink, PipelineError> {
     let spool = shared.spool.clone().ok_or_else(|| PipelineError("no spool".to_owned()))?;
     let health = Arc::clone(shared);
@@ -309,6 +311,7 @@ fn start_uplink(
         spool,
         answer: Arc::new(RingAnswer { dir: ring, sensor: host_name() }),
         health: Arc::new(move || health.health()),
+        exchange,
     };
     let uplink = Uplink::start(parts).map_err(words)?;
     *shared.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(uplink.handle());

@@ -86,6 +86,7 @@ fn replay(args: &ReplayArgs) -> Result<Vec<String>, String> {
         live: false,
         duplicates: false,
         agents: Vec::new(),
+        exchange: std::sync::Arc::default(),
     })
     .map_err(|error| error.to_string())?;
     let mut stage = pipeline.stages.pop().ok_or("no worker")?;

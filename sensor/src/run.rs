@@ -5,6 +5,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{AgentsSection, Config, Port};
 use crate::deal::{DealNotes, Dealer, DealtSource, deal_to};
 use crate::metrics;
+use crate::orders::Orders;
 use crate::pipeline::{Destination, Pipeline, PipelineConfig, Shared, write_ledger};
 use crate::relay::{self, Group};
 use crate::source::{AnySource, Burst, SourceCounters};
@@ -16,8 +17,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use thymus_link::Identity;
 use thymus_link::relay::Relay;
+use thymus_link::{Exchange, Identity};
 
 /// Between two observations of the sensor's health, and two status files.
 const OBSERVE_EVERY: Duration = Duration::from_secs(2);
@@ -60,6 +61,7 @@ fn capture(args: &RunArgs) -> Result<(), String> {
     let cores = cores_of(&config)?;
     let mut ports = open_ports(&config.capture.ports, &clock)?;
     let mut names: Vec<String> = config.capture.ports.iter().map(Port::to_string).collect();
+    let exchange: Arc<Exchange> = Arc::default();
     let relayed = agents_of(args, &config, &mut ports, &mut names, &clock)?;
     let destination = if args.standalone { Destination::Standalone } else { Destination::Master(args.state.clone()) };
     let workers = cores.len().saturating_sub(1).max(1);
@@ -74,6 +76,7 @@ fn capture(args: &RunArgs) -> Result<(), String> {
         live: true,
         duplicates: config.capture.duplicates,
         agents: relayed.as_ref().map(|relayed| relayed.0.addresses()).unwrap_or_default(),
+        exchange: Arc::clone(&exchange),
     })
     .map_err(|error| error.to_string())?;
     let (report, ended) = mpsc::channel();
@@ -81,7 +84,10 @@ fn capture(args: &RunArgs) -> Result<(), String> {
     let halt = Arc::new(AtomicBool::new(false));
     let threads = start_threads(ports, stages, &cores, &halt, &clock, &report)?;
     let relay = match relayed {
-        Some((section, group)) => Some(start_relay(args, &section, group, &pipeline.shared)?),
+        Some((section, mut group)) => {
+            group.obey(Orders::load(&args.state), exchange);
+            Some(start_relay(args, &section, group, &pipeline.shared)?)
+        }
         None => None,
     };
     tracing::info!("capturing from {}", names.join(", "));

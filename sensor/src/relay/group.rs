@@ -4,6 +4,7 @@ use super::digest::digest;
 use super::source::{AgentSource, RelayNotes};
 use crate::clock::Clock;
 use crate::deal::{Dealer, deal_to};
+use crate::orders::Orders;
 use crate::source::{BURST_MAX, Burst};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thymus_dissect::decode::decode;
 use thymus_dissect::{Frame, LinkType};
+use thymus_link::Exchange;
 use thymus_link::agent::{FrameHead, take_frame};
 use thymus_link::relay::{AgentSender, Agents};
 use thymus_record::Time;
@@ -23,16 +25,22 @@ const AGENTS_MAX: usize = 2_000;
 const CLAIMS_MAX: usize = 256;
 /// Interfaces that one agent may tell.
 const INTERFACES_MAX: usize = 64;
+/// Interfaces of it that are shown.
+const SHOWN_MAX: usize = 16;
 /// Ticks (tenths of a second) between two looks at claims, and at old copies.
 const CLAIMS_EVERY: u64 = 10;
 const COPIES_EVERY: u64 = 20;
 
 /// One agent.
-struct Agent {
+pub(super) struct Agent {
     /// A restarted agent may be back before its old connection is seen to end.
     connections: u32,
-    sender: AgentSender,
+    pub(super) sender: AgentSender,
     claims: Vec<u64>,
+    /// The policy that it was told.
+    pub(super) policy: Option<Policy>,
+    /// When it asked for a certificate, in ticks.
+    pub(super) renewed: Option<u64>,
 }
 
 /// The agents of this vSensor.
@@ -40,17 +48,18 @@ pub struct Group {
     port: u16,
     seed: u64,
     epoch: u64,
-    agents: BTreeMap<u32, Agent>,
+    pub(super) agents: BTreeMap<u32, Agent>,
     claims: Claims,
     copies: Copies,
     witness: Witness,
     dealer: Dealer,
-    notes: Arc<RelayNotes>,
+    pub(super) notes: Arc<RelayNotes>,
     /// Payload bytes given up, by agent, as last told.
     dropped: HashMap<u32, u64>,
-    policy: Policy,
+    pub(super) orders: Orders,
+    pub(super) exchange: Arc<Exchange>,
     last: Time,
-    ticks: u64,
+    pub(super) ticks: u64,
     clock: Arc<dyn Clock>,
 }
 
@@ -69,7 +78,8 @@ pub fn group(port: u16, seed: u64, clock: Arc<dyn Clock>) -> (Group, AgentSource
         dealer,
         notes: Arc::clone(&notes),
         dropped: HashMap::new(),
-        policy: Policy::default(),
+        orders: Orders::default(),
+        exchange: Arc::default(),
         last: Time(0),
         ticks: 0,
         clock,
@@ -80,6 +90,12 @@ pub fn group(port: u16, seed: u64, clock: Arc<dyn Clock>) -> (Group, AgentSource
 }
 
 impl Group {
+    /// Follows these orders, and those that come.
+    pub fn obey(&mut self, orders: Orders, exchange: Arc<Exchange>) {
+        self.orders = orders;
+        self.exchange = exchange;
+    }
+
     /// What the poll loop's side reads.
     pub fn notes(&self) -> Arc<RelayNotes> {
         Arc::clone(&self.notes)
@@ -123,8 +139,9 @@ impl Group {
         let addresses = interfaces.iter().take(INTERFACES_MAX).flat_map(|each| &each.addresses);
         let addresses = addresses.filter_map(|text| text.parse::<std::net::IpAddr>().ok()).take(CLAIMS_MAX);
         known.claims = addresses.map(|address| claim_of(self.seed, address.into())).collect();
-        let words = interfaces.iter().take(INTERFACES_MAX);
-        let words = words.map(|each| format!("{} {}", each.name, each.addresses.join(" "))).collect();
+        let words = interfaces.iter().take(SHOWN_MAX);
+        let words = words.map(|each| format!("{} {}", each.name, each.addresses.join(" ")));
+        let words = words.map(|words| words.chars().take(200).collect()).collect();
         if let Some(health) = self.notes.agents().get_mut(&agent) {
             health.interfaces = words;
         }
@@ -139,12 +156,16 @@ impl Agents for Group {
         if self.agents.len() >= AGENTS_MAX && !self.agents.contains_key(&agent) {
             return Err(format!("this vSensor serves {AGENTS_MAX} agents already: give this one to another vSensor"));
         }
-        sender.send(ToAgent::Policy(self.policy.clone()));
+        if self.orders.is_revoked(agent) {
+            return Err(super::control::REVOKED.to_owned());
+        }
+        sender.send(ToAgent::Hello { name: crate::pipeline::host_name() });
         let connections = self.agents.get(&agent).map_or(0, |known| known.connections) + 1;
-        self.agents.insert(agent, Agent { connections, sender, claims: Vec::new() });
+        self.agents.insert(agent, Agent { connections, sender, claims: Vec::new(), policy: None, renewed: None });
         let health =
             AgentHealth { id: agent, name: name.to_owned(), address: address.to_string(), ..AgentHealth::default() };
         self.notes.agents().insert(agent, health);
+        self.instruct(agent);
         tracing::info!("agent {agent} ({name}) connected from {address}");
         Ok(())
     }
@@ -163,6 +184,8 @@ impl Agents for Group {
                     health.ledger = ledger;
                 }
             }
+            ToRelay::State(state) => self.state(agent, *state),
+            ToRelay::Renew { request, chain } => self.renew(agent, request, chain),
             ToRelay::Hello { .. } | ToRelay::Unknown => {}
         }
     }
@@ -209,6 +232,7 @@ impl Agents for Group {
 
     fn tick(&mut self) {
         self.ticks += 1;
+        self.exchange.heard().into_iter().for_each(|message| self.command(message));
         self.last = self.last.max(self.clock.wall());
         self.dealer.deal(Burst { frames: &[], now: self.last }, |_| ());
         if self.ticks.is_multiple_of(COPIES_EVERY) {

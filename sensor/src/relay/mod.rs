@@ -3,6 +3,8 @@
 
 /// The agents, and what they are told.
 mod group;
+/// What the master and they say to each other.
+mod control;
 /// Copies of one packet are known by this.
 mod digest;
 /// Their frames for the poll loop.

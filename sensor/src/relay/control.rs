@@ -1,0 +1,90 @@
+//! What the master and the agents say to each other through this vSensor: policies, revocations, certificates, and how
+//! each agent fares.
+
+use super::group::Group;
+use crate::filter::compile;
+use thymus_record::message::{AgentState, ToAgent, ToMaster, ToSensor};
+
+/// Sentences that one agent may tell, and members that it may name.
+const ITEMS_MAX: usize = 16;
+const MEMBERS_MAX: usize = 2_000;
+/// Ticks between two requests of an agent for a certificate, and their largest.
+const RENEW_EVERY: u64 = 50;
+const RENEW_BYTES_MAX: usize = 16 << 10;
+pub(super) const REVOKED: &str =
+    "this OS-sensor was revoked at the master: to let it in again, join with a new token and an empty state folder";
+
+impl Group {
+    /// The master says something about agents.
+    pub(super) fn command(&mut self, message: ToSensor) {
+        match message {
+            ToSensor::Agents(orders) => {
+                self.orders.take(*orders);
+                let agents: Vec<u32> = self.agents.keys().copied().collect();
+                agents.into_iter().for_each(|agent| self.instruct(agent));
+            }
+            ToSensor::CheckFilter { id, filter } => {
+                self.exchange.tell(&ToMaster::FilterChecked { id, wrong: compile(&filter).err() });
+            }
+            ToSensor::AgentRenewed { agent, chain } => self.say(agent, ToAgent::Renewed { chain }),
+            ToSensor::AgentRenewRefused { agent, why } => self.say(agent, ToAgent::RenewRefused { why }),
+            _ => {}
+        }
+    }
+
+    fn say(&self, agent: u32, message: ToAgent) {
+        if let Some(known) = self.agents.get(&agent) {
+            known.sender.send(message);
+        }
+    }
+
+    /// Tells an agent its policy where it is another than before; cuts a revoked one off.
+    pub(super) fn instruct(&mut self, agent: u32) {
+        if self.orders.is_revoked(agent) {
+            tracing::info!("agent {agent} was revoked: it is cut off");
+            return self.say(agent, ToAgent::Refused { why: REVOKED.to_owned() });
+        }
+        let Some(known) = self.agents.get_mut(&agent) else { return };
+        let (policy, item) = self.orders.policy_of(agent, known.policy.as_ref());
+        if known.policy.as_ref() != Some(&policy) {
+            known.sender.send(ToAgent::Policy(policy.clone()));
+            known.policy = Some(policy);
+        }
+        if let Some(health) = self.notes.agents().get_mut(&agent) {
+            health.items.retain(|known| !known.starts_with("its filter"));
+            health.items.extend(item);
+        }
+    }
+
+    /// Passes an agent's request for its next certificate on to the master, who alone judges it.
+    pub(super) fn renew(&mut self, agent: u32, request: String, chain: String) {
+        let Some(known) = self.agents.get_mut(&agent) else { return };
+        let soon = known.renewed.is_some_and(|before| self.ticks < before + RENEW_EVERY);
+        if soon || request.len() + chain.len() > RENEW_BYTES_MAX {
+            return;
+        }
+        known.renewed = Some(self.ticks);
+        if !self.exchange.tell(&ToMaster::AgentRenew { agent, request, chain }) {
+            let why = "the vSensor cannot reach the master; it is tried again within the hour".to_owned();
+            self.say(agent, ToAgent::RenewRefused { why });
+        }
+    }
+
+    pub(super) fn state(&self, agent: u32, state: AgentState) {
+        if let Some(health) = self.notes.agents().get_mut(&agent) {
+            health.state = bounded(state);
+        }
+    }
+}
+
+/// What an agent says of itself, cut to what a person reads.
+fn bounded(mut state: AgentState) -> AgentState {
+    let cut = |text: &mut String, letters: usize| {
+        *text = text.chars().filter(|letter| !letter.is_control()).take(letters).collect();
+    };
+    state.items.truncate(ITEMS_MAX);
+    state.items.iter_mut().for_each(|item| cut(item, 300));
+    cut(&mut state.filter, 300);
+    state.members.truncate(MEMBERS_MAX);
+    state
+}
