@@ -9,8 +9,16 @@ pub mod system;
 pub mod capture;
 /// Which interfaces, and which addresses.
 pub mod interfaces;
+/// The policy's filter, in the kernel or here.
+pub mod filter;
+/// The cap on CPU.
+pub mod throttle;
+/// What is let in to be worked on.
+pub mod gate;
 /// What is sent, and what is left to others.
 pub mod select;
+/// What it takes, sends and costs.
+pub mod cost;
 /// What the agent says of itself.
 pub mod status;
 /// Joining a deployment.

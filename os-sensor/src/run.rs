@@ -2,19 +2,21 @@
 
 use crate::capture::{Ring, cure, wait};
 use crate::clock::Clock;
+use crate::cost::{Cost, Meter};
+use crate::gate::Gate;
 use crate::interfaces::chosen;
 use crate::select::Select;
-use crate::status::{Status, write};
+use crate::status::{Status, load_policy, save_policy, write};
 use crate::system::host_name;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use thymus_link::Identity;
 use thymus_link::agent::{AgentLink, AgentLinkParts};
-use thymus_record::message::{AgentInterface, Policy, ToAgent, ToRelay};
+use thymus_record::message::{AgentInterface, AgentState, Policy, ToAgent, ToRelay};
 
 /// A parcel that is not full is sent after this long.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
@@ -46,15 +48,33 @@ impl Every {
 
 /// The agent at work.
 struct Agent {
+    state: PathBuf,
     identity: Identity,
     link: AgentLink,
     heard: Receiver<Option<ToAgent>>,
+    gate: Gate,
     select: Select,
     policy: Policy,
     interfaces: Vec<AgentInterface>,
     rings: BTreeMap<String, Ring>,
-    items: Vec<String>,
-    members: usize,
+    /// What is wrong with the interfaces, with the policy, and with the certificate.
+    items: [Vec<String>; 3],
+    own: Vec<SocketAddr>,
+    members: Vec<u32>,
+    /// The vSensor's name.
+    vsensor: String,
+    meter: Meter,
+    cost: Cost,
+    /// What the limits took in the last second.
+    capped: Capped,
+}
+
+/// What the limits took, now and in the look before.
+#[derive(Clone, Copy, Default)]
+struct Capped {
+    cpu: bool,
+    mbps: bool,
+    mbps_packets: u64,
 }
 
 /// Runs until told to stop.
@@ -65,40 +85,56 @@ pub fn run(state: &Path, stop: &AtomicBool) -> Result<(), String> {
         identity: Identity::load(state).map_err(|error| error.to_string())?,
         name: host_name(),
         software: format!("thymus-os-sensor {}", env!("CARGO_PKG_VERSION")),
+        wall: Clock::wall,
         hear: Box::new(move |message| drop(tell.send(message))),
     };
     let link = AgentLink::start(parts).map_err(|error| format!("no link: {error}"))?;
-    let select = Select::new(identity.sensor.0);
+    // Until the vSensor says otherwise, what it said last.
+    let policy = load_policy(state);
+    let gate = Gate::new(&policy, &[]).map_err(|error| error.to_string())?;
+    let mut select = Select::new(identity.sensor.0);
+    select.set_policy(policy.clone());
     let mut agent = Agent {
+        state: state.to_owned(),
         identity,
         link,
         heard,
+        gate,
         select,
-        policy: Policy::default(),
+        policy,
         interfaces: Vec::new(),
         rings: BTreeMap::new(),
-        items: Vec::new(),
-        members: 0,
+        items: Default::default(),
+        own: Vec::new(),
+        members: Vec::new(),
+        vsensor: String::new(),
+        meter: Meter::default(),
+        cost: Cost::default(),
+        capped: Capped::default(),
     };
     agent.set_own();
     agent.look_at_interfaces();
-    if agent.rings.is_empty() {
-        let why = agent.items.join("; ");
+    if agent.rings.is_empty() && !agent.interfaces.is_empty() {
+        let why = agent.items.concat().join("; ");
         agent.link.stop();
         return Err(format!("nothing can be captured: {why}"));
     }
-    agent.work(state, stop);
+    agent.work(stop);
     Ok(())
 }
 
 impl Agent {
-    fn work(mut self, state: &Path, stop: &AtomicBool) {
+    fn work(mut self, stop: &AtomicBool) {
         let clock = Clock::new();
         let [mut flush, mut alive, mut ledger, mut interfaces] =
             [FLUSH_EVERY, ALIVE_EVERY, LEDGER_EVERY, INTERFACES_EVERY].map(Every::new);
         while !stop.load(Ordering::Relaxed) {
-            wait(self.rings.values(), FLUSH_EVERY);
-            self.drain();
+            if self.gate.is_open() {
+                wait(self.rings.values(), FLUSH_EVERY);
+                self.drain();
+            } else {
+                std::thread::sleep(FLUSH_EVERY);
+            }
             while let Ok(message) = self.heard.try_recv() {
                 self.hear(message);
             }
@@ -113,9 +149,7 @@ impl Agent {
             if alive.is_due(now) {
                 let told = ledger.is_due(now);
                 if told {
-                    let drops = self.rings.values().map(Ring::drops).sum();
-                    self.select.kernel_dropped(drops);
-                    write(state, &self.status());
+                    self.take_stock(now);
                 }
                 let (left, dropped) = self.select.take_reports();
                 self.link.tell(ToRelay::Alive { ledger: told.then(|| self.select.ledger()), left, dropped });
@@ -124,14 +158,34 @@ impl Agent {
         self.drain();
         self.flush();
         std::thread::sleep(LAST);
-        write(state, &self.status());
+        write(&self.state, &self.status());
         self.link.stop();
     }
 
+    /// Once a second: what the kernel dropped, what all of it costs, and who is to know.
+    fn take_stock(&mut self, now: Duration) {
+        let capped = self.gate.take_capped();
+        let drops = self.rings.values().map(Ring::drops).sum();
+        self.select.kernel_dropped(drops, capped);
+        let mbps_packets = self.select.shed_reasons().mbps.packets;
+        self.capped = Capped { cpu: capped, mbps: mbps_packets > self.capped.mbps_packets, mbps_packets };
+        self.cost = self.meter.look(now, &self.select.ledger(), self.select.sent_bytes());
+        let status = self.status();
+        write(&self.state, &status);
+        self.link.tell(ToRelay::State(Box::new(status.state)));
+    }
+
     fn drain(&mut self) {
-        let Agent { rings, select, link, .. } = self;
+        let Agent { rings, gate, select, link, .. } = self;
         let mut send = |parcel| link.send(parcel);
-        rings.values_mut().for_each(|ring| ring.drain(|frame| select.take(frame, &mut send)));
+        for ring in rings.values_mut() {
+            let in_kernel = ring.is_filtering();
+            ring.drain(|frame| {
+                if gate.admits(frame, in_kernel, select) {
+                    select.take(frame, &mut send);
+                }
+            });
+        }
     }
 
     fn flush(&mut self) {
@@ -144,51 +198,78 @@ impl Agent {
             // A new connection: the vSensor must hear what we are.
             None => self.link.tell(ToRelay::Interfaces { interfaces: self.interfaces.clone() }),
             Some(ToAgent::Members(members)) => {
-                self.members = members.members.len();
+                self.members = members.members.iter().map(|member| member.id).collect();
                 let Agent { select, link, .. } = self;
                 select.members(&members, &mut |parcel| link.send(parcel));
                 self.flush();
             }
-            Some(ToAgent::Policy(policy)) => {
-                self.policy = policy.clone();
-                self.select.set_policy(policy);
-                self.look_at_interfaces();
+            Some(ToAgent::Policy(policy)) => self.follow(policy),
+            Some(ToAgent::Hello { name }) => self.vsensor = name.chars().take(64).collect(),
+            Some(ToAgent::Renewed { .. }) => self.items[2].clear(),
+            Some(ToAgent::RenewRefused { why }) => {
+                self.items[2] = vec![format!("the next certificate is refused: {why}")];
             }
             Some(_) => {}
         }
     }
 
+    /// Another policy, from the next packet on; one that cannot be followed changes nothing.
+    fn follow(&mut self, policy: Policy) {
+        let taken = policy.check().and_then(|()| self.gate.set(&policy, &self.own).map_err(|error| error.to_string()));
+        if let Err(why) = taken {
+            self.items[1] = vec![format!("the vSensor's policy cannot be followed, and the one before goes on: {why}")];
+            return;
+        }
+        self.items[1].clear();
+        tracing::info!("policy: {}", policy.words());
+        save_policy(&self.state, &policy);
+        self.policy = policy.clone();
+        self.select.set_policy(policy);
+        self.look_at_interfaces();
+        self.filter_rings();
+    }
+
+    fn filter_rings(&mut self) {
+        let Agent { rings, gate, .. } = self;
+        rings.values_mut().for_each(|ring| ring.filter(gate.instructions()));
+    }
+
     /// Where the vSensors are now, by name or address.
     fn set_own(&mut self) {
         let resolve = |address: &String| address.to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>);
-        let own: Vec<SocketAddr> =
+        let mut own: Vec<SocketAddr> =
             self.identity.addresses.iter().filter_map(|each| resolve(each).ok()).flatten().collect();
-        if !own.is_empty() {
-            self.select.set_own(own);
+        // The connection itself, by whatever address it goes: our end of it is ours alone.
+        own.extend(self.link.state().ends.iter().flat_map(|(ours, theirs)| [*ours, *theirs]));
+        own.sort_unstable();
+        own.dedup();
+        if !own.is_empty() && own != self.own {
+            self.own = own;
+            self.select.set_own(self.own.clone());
+            // The policy's filter was taken before, so it is taken again.
+            let _ = self.gate.set(&self.policy, &self.own);
+            self.filter_rings();
         }
     }
 
     /// Opens what came, closes what went, and tells the vSensor.
     fn look_at_interfaces(&mut self) {
-        let now = chosen(&self.policy);
-        self.items.clear();
+        let (now, items) = chosen(&self.policy);
+        self.items[0] = items;
         self.rings.retain(|name, _| now.iter().any(|each| each.name == *name));
         for interface in &now {
             if self.rings.contains_key(&interface.name) {
                 continue;
             }
-            match Ring::open(&interface.name) {
+            match Ring::open(&interface.name, self.gate.instructions()) {
                 Ok(ring) => {
                     tracing::info!("capturing {} ({})", interface.name, interface.addresses.join(" "));
                     self.rings.insert(interface.name.clone(), ring);
                 }
                 Err(error) => {
-                    self.items.push(format!("{} cannot be captured: {error}{}", interface.name, cure(&error)));
+                    self.items[0].push(format!("{} cannot be captured: {error}{}", interface.name, cure(&error)));
                 }
             }
-        }
-        if now.is_empty() {
-            self.items.push("no interface is up but loopback".to_owned());
         }
         if now != self.interfaces {
             self.interfaces = now;
@@ -201,15 +282,43 @@ impl Agent {
         Status {
             connected: link.connected,
             link: link.words,
+            vsensor: self.vsensor.clone(),
             id: self.identity.sensor.0,
             group: self.identity.group.clone(),
             interfaces: self.interfaces.clone(),
-            members: self.members,
             epoch: self.select.epoch(),
             ledger: self.select.ledger(),
-            items: self.items.clone(),
+            state: self.state_now(),
+            policy: Policy { program: Vec::new(), ..self.policy.clone() },
             taken: Clock::wall(),
             pid: std::process::id(),
+        }
+    }
+
+    fn state_now(&self) -> AgentState {
+        let mut items = self.items.concat();
+        let Policy { cpu_percent_max, mbps_max, .. } = self.policy;
+        if self.capped.cpu {
+            items.push(format!(
+                "the cap of {cpu_percent_max} % of a core is reached: packets are given up, and counted"
+            ));
+        }
+        if self.capped.mbps {
+            items.push(format!("the cap of {mbps_max} Mbit/s is reached: packets are given up, and counted"));
+        }
+        AgentState {
+            mode: self.policy.mode,
+            filter: self.policy.filter.clone(),
+            snaplen: self.policy.snaplen,
+            cpu_percent_max,
+            mbps_max,
+            seen_mbps: self.cost.seen_mbps,
+            sent_mbps: self.cost.sent_mbps,
+            cpu_percent: self.cost.cpu_percent,
+            rss_bytes: self.cost.rss_bytes,
+            members: self.members.iter().copied().filter(|member| *member != self.identity.sensor.0).collect(),
+            shed: self.select.shed_reasons(),
+            items,
         }
     }
 }

@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use thymus_dissect::Frame;
 use thymus_dissect::decode::{Content, Packet, Transport, decode};
-use thymus_link::agent::{FrameHead, put_frame};
+use thymus_link::agent::{FRAME_HEAD, FrameHead, put_frame};
 use thymus_record::Time;
 use thymus_record::ledger::Count;
-use thymus_record::message::{AgentLedger, Members, Policy};
+use thymus_record::message::{AgentLedger, Members, Policy, ShedReasons};
 use thymus_record::time::SECOND;
 use thymus_witness::{Choice, Witness, ends_of, weight_of};
 
@@ -49,6 +49,9 @@ pub struct Select {
     shadow: VecDeque<Left>,
     shadow_bytes: usize,
     ledger: AgentLedger,
+    reasons: ShedReasons,
+    /// Bytes handed over, since the start.
+    sent_bytes: u64,
     left: HashMap<u32, u64>,
     dropped: u64,
     /// Bytes that may still be sent within the limit of the policy.
@@ -69,6 +72,8 @@ impl Select {
             shadow: VecDeque::new(),
             shadow_bytes: 0,
             ledger: AgentLedger::default(),
+            reasons: ShedReasons::default(),
+            sent_bytes: 0,
             left: HashMap::new(),
             dropped: 0,
             allowed: 0.0,
@@ -79,6 +84,16 @@ impl Select {
     /// What was done since the start.
     pub fn ledger(&self) -> AgentLedger {
         self.ledger
+    }
+
+    /// What was given up since the start, by reason.
+    pub fn shed_reasons(&self) -> ShedReasons {
+        self.reasons
+    }
+
+    /// Bytes handed over since the start.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
     /// The group's epoch.
@@ -101,10 +116,30 @@ impl Select {
         (self.left.drain().collect(), std::mem::take(&mut self.dropped))
     }
 
-    /// The kernel dropped so many.
-    pub fn kernel_dropped(&mut self, packets: u64) {
+    /// The kernel dropped so many; `capped` where it had to, because we may use no more CPU.
+    pub fn kernel_dropped(&mut self, packets: u64, capped: bool) {
+        // Their bytes are not known: the mean stands for them where it counts who sends what.
+        let mean = self.ledger.seen.bytes / self.ledger.seen.packets.max(1);
+        self.dropped += packets * mean;
         self.ledger.seen.packets += packets;
         self.ledger.shed.packets += packets;
+        let reason = if capped { &mut self.reasons.cpu } else { &mut self.reasons.kernel };
+        reason.packets += packets;
+    }
+
+    /// A frame that the policy's filter leaves out.
+    pub fn filtered(&mut self, wire_len: u32) {
+        self.ledger.seen.add(u64::from(wire_len));
+        self.ledger.filtered.add(u64::from(wire_len));
+    }
+
+    /// A frame that there is no CPU time for.
+    pub fn shed_cpu(&mut self, wire_len: u32) {
+        let wire = u64::from(wire_len);
+        self.ledger.seen.add(wire);
+        self.ledger.shed.add(wire);
+        self.reasons.cpu.add(wire);
+        self.dropped += wire;
     }
 
     /// A frame of this host; full parcels go to `send`, which gives back what finds no room.
@@ -182,8 +217,9 @@ impl Select {
     ) {
         let snaplen = usize::try_from(self.policy.snaplen).unwrap_or(FRAME_MAX).clamp(64, FRAME_MAX);
         let bytes = bytes.get(..snaplen).unwrap_or(bytes);
-        if !self.is_allowed(head.time, bytes.len()) {
+        if !self.is_allowed(head.time, bytes.len() + FRAME_HEAD) {
             self.ledger.shed.add(u64::from(head.wire_len));
+            self.reasons.mbps.add(u64::from(head.wire_len));
             self.dropped += weight;
             return;
         }
@@ -197,10 +233,10 @@ impl Select {
 
     /// True if so many bytes are within the policy's limit now.
     fn is_allowed(&mut self, now: Time, bytes: usize) -> bool {
-        if self.policy.mbps_max == 0 {
+        if self.policy.mbps_max <= 0.0 {
             return true;
         }
-        let rate = f64::from(self.policy.mbps_max) * 125_000.0;
+        let rate = self.policy.mbps_max * 125_000.0;
         let passed = now.since(self.refilled);
         self.refilled = now.max(self.refilled);
         // A tenth of a second may come at once.
@@ -219,10 +255,15 @@ impl Select {
         if bytes.is_empty() {
             return;
         }
+        let len = bytes.len() as u64;
         match send(bytes) {
-            Ok(()) => self.ledger.sent += frames,
+            Ok(()) => {
+                self.ledger.sent += frames;
+                self.sent_bytes += len;
+            }
             Err(mut back) => {
                 self.ledger.shed += frames;
+                self.reasons.link += frames;
                 self.dropped += weight;
                 back.clear();
                 self.parcel.bytes = back;
@@ -329,7 +370,7 @@ mod tests {
     #[test]
     fn the_limit_holds_and_what_is_beyond_is_counted() {
         let mut select = Select::new(1);
-        select.set_policy(Policy { mbps_max: 1, ..Policy::default() });
+        select.set_policy(Policy { mbps_max: 1.0, ..Policy::default() });
         let mut out = Vec::new();
         // A second of 8 Mbit/s.
         (0..13_500u64).for_each(|n| feed(&mut select, &packet(1, 2, 5, 17), SECOND + n * SECOND / 13_500, &mut out));

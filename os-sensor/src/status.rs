@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::path::Path;
 use thymus_record::Time;
-use thymus_record::message::{AgentInterface, AgentLedger};
+use thymus_record::message::{AgentInterface, AgentLedger, AgentState, Mode, Policy};
 use thymus_record::time::SECOND;
 
 /// The state of a running agent.
@@ -16,20 +16,22 @@ pub struct Status {
     pub connected: bool,
     /// The link in words.
     pub link: String,
+    /// The vSensor's name.
+    pub vsensor: String,
     /// Its number.
     pub id: u32,
     /// Its group.
     pub group: String,
     /// What it captures.
     pub interfaces: Vec<AgentInterface>,
-    /// Agents in its group at its vSensor.
-    pub members: usize,
     /// The group's epoch.
     pub epoch: u64,
     /// What it did.
     pub ledger: AgentLedger,
-    /// What is wrong and its cure.
-    pub items: Vec<String>,
+    /// How it fares, as its vSensor hears it too.
+    pub state: AgentState,
+    /// What it follows.
+    pub policy: Policy,
     /// When this was written.
     pub taken: Time,
     /// Its process.
@@ -59,24 +61,27 @@ pub fn read(state: &Path) -> Result<(String, bool), String> {
             age / SECOND
         ));
     }
-    let flows = status.connected && status.ledger.sent.packets + status.ledger.left.packets > 0;
+    let flows = status.connected
+        && status.ledger.sent.packets + status.ledger.left.packets + status.ledger.metadata.packets > 0;
     Ok((words(&status), flows))
 }
 
 fn words(status: &Status) -> String {
-    let mut out = String::new();
+    let (mut out, state) = (String::new(), &status.state);
+    let _ = writeln!(out, "sends      {}", sentence(status));
+    for item in &state.items {
+        let _ = writeln!(out, "  !        {item}");
+    }
     let _ = writeln!(out, "link       {}", status.link);
     let _ = writeln!(out, "identity   agent {} in group {}", status.id, status.group);
+    let _ = writeln!(out, "policy     {}", status.policy.words());
     for interface in &status.interfaces {
         let _ = writeln!(out, "captures   {} ({})", interface.name, interface.addresses.join(" "));
     }
-    for item in &status.items {
-        let _ = writeln!(out, "  !        {item}");
-    }
-    let others = status.members.saturating_sub(1);
     let _ = writeln!(
         out,
-        "shares     with {others} other agents (epoch {}): of a packet that two of them see, one sends",
+        "shares     {} (epoch {}): of a packet that two of them see, one sends",
+        shares(&state.members),
         status.epoch
     );
     let ledger = &status.ledger;
@@ -85,11 +90,67 @@ fn words(status: &Status) -> String {
         ("sent", ledger.sent),
         ("left", ledger.left),
         ("filtered", ledger.filtered),
+        ("metadata", ledger.metadata),
         ("shed", ledger.shed),
     ] {
         let _ = writeln!(out, "  {name:<9}{:>14} packets {:>18} bytes", count.packets, count.bytes);
     }
+    let reasons = state.shed;
+    for (count, why) in [
+        (reasons.cpu, "the cap on CPU"),
+        (reasons.mbps, "the cap on Mbit/s"),
+        (reasons.link, "the way to the vSensor was full"),
+        (reasons.kernel, "the kernel had no room"),
+    ] {
+        if count.packets > 0 {
+            let _ = writeln!(out, "    of these{:>12} packets: {why}", count.packets);
+        }
+    }
     out
+}
+
+/// What is sent where, at what rate and cost.
+fn sentence(status: &Status) -> String {
+    let state = &status.state;
+    let to = if status.vsensor.is_empty() { "the vSensor" } else { &status.vsensor };
+    let what = match (status.connected, state.mode) {
+        (false, _) => "nothing now: the link is down".to_owned(),
+        (true, Mode::Full) => format!("{:.2} Mbit/s to {to}", state.sent_mbps),
+        (true, mode) => format!("{:.2} Mbit/s to {to} ({} mode)", state.sent_mbps, mode.as_str()),
+    };
+    let memory = state.rss_bytes >> 20;
+    format!(
+        "{what}, of {:.2} Mbit/s seen; {:.1} % of a core, {memory} MiB; shares {}",
+        state.seen_mbps,
+        state.cpu_percent,
+        shares(&state.members)
+    )
+}
+
+fn shares(others: &[u32]) -> String {
+    let (shown, more) = (others.get(..8).unwrap_or(others), others.len().saturating_sub(8));
+    let numbers = shown.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(", ");
+    match (others.len(), more) {
+        (0, _) => "with 0 other agents".to_owned(),
+        (count, 0) => format!("with {count} other agents ({numbers})"),
+        (count, more) => format!("with {count} other agents ({numbers} and {more} more)"),
+    }
+}
+
+/// The policy that the vSensor gave last; where none is kept, or none that can be read, the plain one.
+pub fn load_policy(state: &Path) -> Policy {
+    let kept = std::fs::read(state.join("policy.json")).unwrap_or_default();
+    let kept: Option<Policy> = serde_json::from_slice(&kept).ok();
+    let usable = |policy: &Policy| policy.check().is_ok() && crate::filter::Filter::new(policy, &[]).is_ok();
+    kept.filter(usable).unwrap_or_default()
+}
+
+/// Keeps a policy, whole or not at all.
+pub fn save_policy(state: &Path, policy: &Policy) {
+    let part = state.join("policy.part");
+    if std::fs::write(&part, serde_json::to_vec(policy).unwrap_or_default()).is_ok() {
+        let _ = std::fs::rename(part, state.join("policy.json"));
+    }
 }
 
 #[cfg(test)]
@@ -107,8 +168,29 @@ mod tests {
         write(dir.path(), &status);
         assert!(!read(dir.path()).unwrap().1, "nothing sent yet");
         status.ledger.sent.add(60);
+        status.vsensor = "sensor-a".to_owned();
+        status.state = AgentState {
+            mode: Mode::Metadata,
+            sent_mbps: 0.4,
+            seen_mbps: 41.0,
+            cpu_percent: 0.8,
+            ..AgentState::default()
+        };
+        status.state.members = vec![2, 3, 4];
         write(dir.path(), &status);
         let (words, flows) = read(dir.path()).unwrap();
-        assert!(flows && words.contains("sent"), "{words}");
+        let first = "sends      0.40 Mbit/s to sensor-a (metadata mode), of 41.00 Mbit/s seen; 0.8 % of a core";
+        assert!(flows && words.starts_with(first) && words.contains("with 3 other agents (2, 3, 4)"), "{words}");
+    }
+
+    #[test]
+    fn a_kept_policy_survives_and_a_damaged_one_is_the_plain_one() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load_policy(dir.path()), Policy::default());
+        let policy = Policy { filter: "tcp".into(), mbps_max: 2.5, exclude: vec!["eth*".into()], ..Policy::default() };
+        save_policy(dir.path(), &policy);
+        assert_eq!(load_policy(dir.path()), policy);
+        std::fs::write(dir.path().join("policy.json"), r#"{"program":[{"code":5,"jt":0,"jf":0,"k":9}]}"#).unwrap();
+        assert_eq!(load_policy(dir.path()), Policy::default());
     }
 }

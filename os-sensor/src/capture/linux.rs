@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use thymus_dissect::{Frame, LinkType};
 use thymus_record::Time;
+use thymus_record::policy::Instruction;
 
 /// A block takes frames of 64 KiB (GSO) several times.
 const BLOCK_BYTES: usize = 512 << 10;
@@ -23,6 +24,7 @@ pub struct Ring {
     socket: OwnedFd,
     ring: MmapRaw,
     block: usize,
+    is_filtering: bool,
 }
 
 // SAFETY: the socket and its ring belong to this value alone; the kernel does not care which thread uses them.
@@ -35,9 +37,24 @@ fn set<T>(socket: &OwnedFd, level: c_int, name: c_int, value: &T) -> io::Result<
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Hands the kernel a filter; where it takes none, none is there.
+fn attach(socket: &OwnedFd, filter: &[Instruction]) -> bool {
+    let code = |each: &Instruction| libc::sock_filter { code: each.code, jt: each.jt, jf: each.jf, k: each.k };
+    let mut code: Vec<libc::sock_filter> = filter.iter().map(code).collect();
+    let Ok(len) = u16::try_from(code.len()) else { return false };
+    let program = libc::sock_fprog { len, filter: code.as_mut_ptr() };
+    // The kernel copies the program within the call.
+    let attached = set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program);
+    if let Err(error) = &attached {
+        tracing::info!("the kernel does not take the filter ({error}): it runs here");
+        let _ = set(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0);
+    }
+    attached.is_ok()
+}
+
 impl Ring {
-    /// Opens an interface.
-    pub fn open(interface: &str) -> io::Result<Ring> {
+    /// Opens an interface; nothing comes of it that this filter has not seen.
+    pub fn open(interface: &str, filter: &[Instruction]) -> io::Result<Ring> {
         let name = CString::new(interface).map_err(io::Error::other)?;
         // SAFETY: a string that ends in NUL.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -65,6 +82,7 @@ impl Ring {
         };
         set(&socket, libc::SOL_PACKET, libc::PACKET_RX_RING, &request)?;
         let ring = MmapOptions::new().len(BLOCK_BYTES * BLOCKS).map_raw(&socket)?;
+        let is_filtering = attach(&socket, filter);
         // SAFETY: all-zero is a valid socket address of this kind.
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
@@ -75,7 +93,17 @@ impl Ring {
         if unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Ring { socket, ring, block: 0 })
+        Ok(Ring { socket, ring, block: 0, is_filtering })
+    }
+
+    /// Replaces the filter, at once for what comes from now on.
+    pub fn filter(&mut self, filter: &[Instruction]) {
+        self.is_filtering = attach(&self.socket, filter);
+    }
+
+    /// True if the kernel runs the filter; else it is the caller's to run.
+    pub fn is_filtering(&self) -> bool {
+        self.is_filtering
     }
 
     fn start(&self) -> *mut u8 {
@@ -121,7 +149,11 @@ impl Ring {
         // The kernel took the tag off; it goes back where it was.
         let has_protocol = head.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
         let protocol = if has_protocol { head.hv1.tp_vlan_tpid } else { 0x8100 };
-        let (macs, rest) = bytes.split_at(bytes.len().min(12));
+        if bytes.len() < 12 {
+            // The filter left a byte of it, to be counted.
+            return each(&frame(bytes, head.tp_len + 4));
+        }
+        let (macs, rest) = bytes.split_at(12);
         let mut tagged = Vec::with_capacity(bytes.len() + 4);
         tagged.extend_from_slice(macs);
         tagged.extend_from_slice(&protocol.to_be_bytes());

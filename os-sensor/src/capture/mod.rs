@@ -1,5 +1,5 @@
-//! Packets of this host's interfaces, both directions. Each system has the same shape: a `Ring` with `open`, `drain` and
-//! `drops`, `wait` for several of them, and `cure`, what to do about an error of `open`.
+//! Packets of this host's interfaces, both directions. Each system has the same shape: a `Ring` with `open`, `filter`,
+//! `is_filtering`, `drain` and `drops`, `wait` for several of them, and `cure`, what to do about an error of `open`.
 
 #[cfg(target_os = "linux")]
 mod linux;

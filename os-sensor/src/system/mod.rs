@@ -7,7 +7,7 @@ mod own;
 #[path = "windows.rs"]
 mod own;
 
-pub use own::{default_state, host_name, make_private};
+pub use own::{cpu_time, default_state, host_name, make_private, rss_bytes};
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -9,6 +9,7 @@ mod packet_monitor;
 use std::io;
 use std::time::Duration;
 use thymus_dissect::Frame;
+use thymus_record::policy::Instruction;
 
 /// The buffers take 8 MiB: 160 ms at 400 Mbit/s.
 const NAP_MAX: Duration = Duration::from_millis(10);
@@ -23,7 +24,7 @@ enum Route {
 
 impl Ring {
     /// Opens an adapter by the name that people see.
-    pub fn open(interface: &str) -> io::Result<Ring> {
+    pub fn open(interface: &str, _filter: &[Instruction]) -> io::Result<Ring> {
         let adapter = adapters::all()?.into_iter().find(|each| each.name == interface);
         let adapter = adapter.ok_or_else(|| io::Error::other("there is no such adapter"))?;
         let first = match packet_monitor::Session::open(&adapter) {
@@ -40,6 +41,14 @@ impl Ring {
             }
             Err(second) => Err(io::Error::other(format!("{first}; {second}"))),
         }
+    }
+
+    /// Neither route takes a filter: it runs in the agent.
+    pub fn filter(&mut self, _filter: &[Instruction]) {}
+
+    /// False: the filter is the caller's to run.
+    pub fn is_filtering(&self) -> bool {
+        false
     }
 
     /// Gives every frame that is there to `each`.
