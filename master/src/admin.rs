@@ -2,6 +2,7 @@
 //! one answer. Where no master runs they open the folder themselves, under its lock.
 
 use crate::access::{hash_of, hash_password, random_text};
+use crate::agents::{self, AgentVerb};
 use crate::book::{AccessRole, Account, Grant, to_hex};
 use crate::clock::wall;
 use crate::server::{Master, Options, ServerError};
@@ -61,6 +62,11 @@ pub enum Request {
     },
     /// Looks at everything.
     Doctor,
+    /// OS-sensors and their policies.
+    Agent {
+        /// What to do.
+        what: AgentVerb,
+    },
     /// Lets a sensor in no more.
     Revoke {
         /// Its number or name.
@@ -72,6 +78,14 @@ pub enum Request {
 struct Answer {
     ok: bool,
     text: String,
+}
+
+/// Refuses what is no name of a group.
+pub fn check_group(group: &str) -> Result<(), String> {
+    if group.is_empty() || group.len() > 64 || group.contains(['/', '"']) || group.chars().any(char::is_control) {
+        return Err("a group is a name of 1 to 64 letters without '/' and '\"'".to_owned());
+    }
+    Ok(())
 }
 
 /// Makes a token for sensors; gives its text.
@@ -86,9 +100,7 @@ pub fn make_token(
     if uses == Some(0) || expires == 0 {
         return Err("a token needs at least one use and some time".to_owned());
     }
-    if group.is_empty() || group.len() > 64 || group.contains(['/', '"']) || group.chars().any(char::is_control) {
-        return Err("a group is a name of 1 to 64 letters without '/' and '\"'".to_owned());
-    }
+    check_group(group)?;
     let addresses = if agent { master.sensors.agent_addresses() } else { master.token_addresses()? };
     if addresses.is_empty() {
         return Err("no vSensor that is connected listens for OS-sensors: set [agents] listen in a sensor's configuration, and see that it is connected".to_owned());
@@ -124,6 +136,7 @@ pub fn revoke(master: &Master, sensor: &str, who: &str) -> Result<String, String
     master.book.audit(who, "sensor revoke", &format!("{} ({})", entry.name, entry.id)).map_err(said)?;
     let id = SensorId(entry.id);
     master.sensors.cut(id);
+    master.tell_vsensors();
     master.tell_sensor(id);
     Ok(format!("sensor {} ({}) is revoked: it is cut off, and what it sent stays", entry.id, entry.name))
 }
@@ -153,6 +166,7 @@ fn carry_out(master: &Master, request: Request) -> Result<String, String> {
             Ok(text)
         }
         Request::SetupLink => crate::server::first_line(master).map_err(|error| error.to_string()),
+        Request::Agent { what } => agents::carry_out(master, what),
         Request::Revoke { sensor } => revoke(master, &sensor, "console"),
         Request::Backup { file } => {
             let done = crate::backup::backup(master, &file)?;

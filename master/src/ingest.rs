@@ -2,6 +2,7 @@
 //! batch only when it is safe.
 
 use crate::clock::wall;
+use crate::policies;
 use crate::sensors::AnswerPart;
 use crate::server::Master;
 use base64::Engine;
@@ -54,18 +55,21 @@ pub async fn serve(master: Arc<Master>, peer: SensorPeer, link: SensorLink) {
         master.sensors.connect(sensor, sender.clone(), peer.address.to_string(), &peer.hello.agents, wall());
     tracing::info!("sensor {} ({}) connected from {}", sensor.0, entry.name, peer.address);
     let (batches, queue) = mpsc::channel(QUEUE);
+    let takes_agents = !peer.hello.agents.is_empty();
     let (arrival, expires) = ((entry.name.clone(), entry.group.clone()), peer.expires);
     let writer = tokio::task::spawn_blocking({
         let (master, sender) = (Arc::clone(&master), sender.clone());
         move || store_batches(&master, &peer, arrival, queue, &sender)
     });
     let renewing = tokio::spawn(renew(sender.clone(), expires));
+    let ordering = takes_agents.then(|| tokio::spawn(order(Arc::clone(&master), sender.clone())));
     let cut = master.sensors.cut_off(sensor);
     let ended = tokio::select! {
         ended = listen(&master, sensor, receiver, batches, &sender) => ended,
         () = cut => "cut off: it was revoked".to_owned(),
     };
     renewing.abort();
+    ordering.inspect(tokio::task::JoinHandle::abort);
     master.sensors.disconnect(sensor, connection);
     let _ = writer.await;
     if let Ok(Some(mut entry)) = master.book.sensor(sensor) {
@@ -106,6 +110,11 @@ async fn listen(
                     master.sensors.answered(sensor, id, AnswerPart::Failed(why)).await;
                 }
                 ToMaster::Renew { request } => sign_next(master, sensor, &request, sender),
+                ToMaster::Agents { connected, agents } => master.sensors.set_agents(sensor, &connected, agents),
+                ToMaster::FilterChecked { id, wrong } => master.sensors.filter_checked(sensor, id, wrong),
+                ToMaster::AgentRenew { agent, request, chain } => {
+                    sender.try_send(renew_agent(master, agent, &request, &chain));
+                }
                 ToMaster::Hello(_) | ToMaster::Unknown => {}
             },
         }
@@ -119,6 +128,47 @@ async fn renew(sender: LinkSender, expires: Time) {
         hours.tick().await;
         if expires.since(wall()) < RENEW_BEFORE {
             sender.send(ToSensor::Renew {}).await;
+        }
+    }
+}
+
+/// Tells a vSensor what its OS-sensors are to do, now and at each change.
+async fn order(master: Arc<Master>, sender: LinkSender) {
+    let mut changes = master.orders.subscribe();
+    loop {
+        changes.mark_unchanged();
+        let asking = Arc::clone(&master);
+        let entries = tokio::task::spawn_blocking(move || asking.book.sensors()).await;
+        match entries {
+            Ok(Ok(entries)) => {
+                let orders = policies::current(&master).orders(&entries);
+                if !sender.send(ToSensor::Agents(Box::new(orders))).await {
+                    return;
+                }
+            }
+            failed => tracing::error!("the orders for OS-sensors cannot be read: {failed:?}"),
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The next certificate of an OS-sensor that asks through its vSensor, or why not.
+fn renew_agent(master: &Master, agent: u32, request: &str, chain: &str) -> ToSensor {
+    let signed = || {
+        let entry = policies::agent_entry(master, agent).map_err(|error| error.to_string())?;
+        if entry.revoked {
+            return Err("it was revoked".to_owned());
+        }
+        let request = base64::engine::general_purpose::STANDARD.decode(request).unwrap_or_default();
+        master.issuer.renew(&request, chain, Role::Agent, agent, wall()).map_err(|error| error.to_string())
+    };
+    match signed() {
+        Ok(chain) => ToSensor::AgentRenewed { agent, chain },
+        Err(why) => {
+            tracing::warn!("OS-sensor {agent} gets no next certificate: {why}");
+            ToSensor::AgentRenewRefused { agent, why }
         }
     }
 }

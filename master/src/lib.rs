@@ -25,6 +25,10 @@ pub mod ui;
 pub mod metrics;
 /// Verbs that speak to the running master.
 pub mod admin;
+/// What OS-sensors are to do.
+pub mod policies;
+/// OS-sensors, by the command line.
+pub mod agents;
 /// Everything into a file, and back.
 pub mod backup;
 /// What the master needs, looked at.

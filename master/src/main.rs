@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use thymus_link::owner::become_owner;
 use thymus_master::admin::{Request, ask};
+use thymus_master::agents::AgentVerb;
 use thymus_master::api::parse_duration;
 use thymus_master::book::AccessRole;
 use thymus_master::server::{Options, run};
@@ -58,6 +59,14 @@ enum Verb {
     /// Sensors that joined.
     #[command(subcommand)]
     Sensor(SensorVerb),
+    /// OS-sensors that joined, and what they are to do.
+    Agent {
+        #[command(subcommand)]
+        verb: AgentVerb,
+        /// Data folder of the master.
+        #[arg(long, global = true, default_value = DEFAULT_DATA)]
+        data: PathBuf,
+    },
     /// Write all that the master knows, its authority included, into one file; the master may run meanwhile.
     Backup {
         /// The file to make, readable by its owner alone, or '-' for stdout.
@@ -166,6 +175,7 @@ impl Verb {
     fn become_owner(&self) -> Result<(), String> {
         match self {
             Verb::Run { .. } | Verb::Backup { .. } | Verb::Restore { .. } | Verb::Man { .. } => Ok(()),
+            Verb::Agent { data, .. } => become_owner(data),
             Verb::Doctor { data } | Verb::SetupLink { data, .. } => become_owner(&data.data),
             Verb::Token(TokenVerb::Create { data, .. })
             | Verb::User(UserVerb::Create { data, .. })
@@ -214,6 +224,7 @@ fn carry_out(verb: Verb) -> Result<String, String> {
             written.map(|()| String::new()).map_err(|error| format!("{}: {error}", folder.display()))
         }
         Verb::Doctor { data } => thymus_master::doctor::command(&data.data),
+        Verb::Agent { verb, data } => ask(&data, Request::Agent { what: verb }),
         Verb::Sensor(SensorVerb::Revoke { sensor, data }) => ask(&data.data, Request::Revoke { sensor }),
     }
 }

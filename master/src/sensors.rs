@@ -1,6 +1,6 @@
 //! Sensors connected now: their health, and the way to ask them for packets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use thymus_link::LinkSender;
@@ -12,6 +12,8 @@ use tokio::sync::{broadcast, mpsc};
 /// Longest address of a vSensor for its agents, and most of them in a token.
 const ADDRESS_MAX: usize = 255;
 const ADDRESSES_MAX: usize = 16;
+/// Filters being looked at.
+const CHECKS_MAX: usize = 256;
 
 /// A part of an answer.
 #[derive(Debug)]
@@ -32,7 +34,10 @@ struct Connected {
     address: String,
     health: Option<Health>,
     clone_seen: bool,
+    /// Where OS-sensors reach it.
     agents: Vec<String>,
+    /// The OS-sensors that are connected to it.
+    takes: BTreeMap<u32, AgentHealth>,
 }
 
 /// What the page shows of a connection.
@@ -50,6 +55,8 @@ pub struct Live {
 struct State {
     connected: HashMap<SensorId, Connected>,
     asked: HashMap<u64, (SensorId, mpsc::Sender<AnswerPart>)>,
+    /// Filters being looked at.
+    checks: HashMap<u64, (SensorId, std::sync::mpsc::Sender<Option<String>>)>,
     last_health: HashMap<SensorId, Health>,
 }
 
@@ -79,7 +86,8 @@ impl Sensors {
         let clone_seen = state.connected.get(&sensor).is_some_and(|other| other.address != address);
         let health = state.last_health.get(&sensor).cloned();
         let agents = agents.iter().filter(|text| text.len() <= ADDRESS_MAX).take(ADDRESSES_MAX).cloned().collect();
-        let new = Connected { connection, sender, since: now, address, health, clone_seen, agents };
+        let new =
+            Connected { connection, sender, since: now, address, health, clone_seen, agents, takes: BTreeMap::new() };
         state.connected.insert(sensor, new);
         connection
     }
@@ -121,13 +129,48 @@ impl Sensors {
         sensors.into_iter().flat_map(|(_, connected)| connected.agents.clone()).take(ADDRESSES_MAX).collect()
     }
 
+    /// A sensor told of some of its OS-sensors, and which are connected.
+    pub fn set_agents(&self, sensor: SensorId, connected: &[u32], agents: Vec<AgentHealth>) {
+        let mut state = self.state();
+        let Some(known) = state.connected.get_mut(&sensor) else { return };
+        let connected: HashSet<u32> = connected.iter().copied().collect();
+        known.takes.retain(|id, _| connected.contains(id));
+        known.takes.extend(agents.into_iter().map(|agent| (agent.id, agent)));
+    }
+
+    /// Lets a vSensor that takes OS-sensors look at a filter; `None` where none is connected. The answer is why it is
+    /// none, in words, or nothing.
+    pub fn check_filter(&self, filter: &str) -> Option<std::sync::mpsc::Receiver<Option<String>>> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (verdict, answer) = std::sync::mpsc::channel();
+        let mut state = self.state();
+        let question = ToSensor::CheckFilter { id, filter: filter.to_owned() };
+        let takes = |connected: &Connected| !connected.agents.is_empty();
+        let mut able = state.connected.iter().filter(|(_, connected)| takes(connected));
+        let sensor = able.find(|(_, connected)| connected.sender.try_send(question.clone())).map(|(id, _)| *id)?;
+        // Who asked and went away is forgotten here.
+        if state.checks.len() >= CHECKS_MAX {
+            state.checks.clear();
+        }
+        state.checks.insert(id, (sensor, verdict));
+        Some(answer)
+    }
+
+    /// A vSensor looked at a filter.
+    pub fn filter_checked(&self, sensor: SensorId, id: u64, wrong: Option<String>) {
+        let mut state = self.state();
+        if state.checks.get(&id).is_some_and(|(asked, _)| *asked == sensor)
+            && let Some((_, verdict)) = state.checks.remove(&id)
+        {
+            let _ = verdict.send(wrong.map(|why| why.chars().take(400).collect()));
+        }
+    }
+
     /// What an OS-sensor's vSensor tells of it, and that vSensor.
     pub fn agent(&self, agent: SensorId) -> Option<(SensorId, AgentHealth)> {
         let state = self.state();
-        state.connected.iter().find_map(|(sensor, connected)| {
-            let agents = &connected.health.as_ref()?.agents;
-            agents.iter().find(|each| each.id == agent.0).map(|health| (*sensor, health.clone()))
-        })
+        let mut found = state.connected.iter();
+        found.find_map(|(sensor, connected)| Some((*sensor, connected.takes.get(&agent.0)?.clone())))
     }
 
     /// What is known of a sensor's connection.

@@ -5,6 +5,7 @@ use crate::book::{Book, BookError};
 use crate::clock::wall;
 use crate::data::{Data, DataError};
 use crate::entity::Entities;
+use crate::policies::Policies;
 use crate::sensors::Sensors;
 use crate::{admin, api, ingest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -18,7 +19,7 @@ use thymus_link::{Accepted, Issuer, Listener};
 use thymus_record::{Record, Scope, SensorId};
 use thymus_store::{Embedded, IngestedBatch, StoreOptions};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast, watch};
 
 /// Connections at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -84,6 +85,10 @@ pub struct Master {
     pub options: Options,
     /// Live updates.
     pub updates: broadcast::Sender<Update>,
+    /// What OS-sensors are to do.
+    pub policies: Mutex<Policies>,
+    /// Changes whenever what vSensors are to know of OS-sensors does.
+    pub orders: watch::Sender<u64>,
     entities: Mutex<Entities>,
     data: Data,
 }
@@ -101,6 +106,7 @@ impl Master {
         let mut entities: Entities = book.meta("entities")?.unwrap_or_default();
         let from = entities.position;
         store.replay(from, |batch| drop(entities.take(&batch))).map_err(words)?;
+        let policies: Policies = book.meta("policies")?.unwrap_or_default();
         let (updates, _) = broadcast::channel(1_024);
         Ok(Arc::new(Master {
             book,
@@ -110,6 +116,8 @@ impl Master {
             issuer: Arc::new(issuer),
             options,
             updates,
+            policies: Mutex::new(policies),
+            orders: watch::channel(0).0,
             entities: Mutex::new(entities),
             data,
         }))
@@ -133,6 +141,11 @@ impl Master {
     /// The page hears that a sensor told its health.
     pub fn tell_sensor(&self, sensor: SensorId) {
         let _ = self.updates.send(Update::Sensor(sensor));
+    }
+
+    /// Every vSensor that takes OS-sensors hears at once what they are to do now.
+    pub fn tell_vsensors(&self) {
+        self.orders.send_modify(|version| *version += 1);
     }
 
     /// The addresses that go into tokens, or why none can.
@@ -217,7 +230,11 @@ impl thymus_link::enrol::TokenBook for BookOf {
         peer: std::net::IpAddr,
         name: &str,
     ) -> Result<thymus_link::enrol::Redeemed, String> {
-        self.0.book.redeem(id, now, peer, name)
+        let redeemed = self.0.book.redeem(id, now, peer, name)?;
+        if redeemed.role == thymus_link::Role::Agent {
+            self.0.tell_vsensors();
+        }
+        Ok(redeemed)
     }
 }
 

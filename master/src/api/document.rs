@@ -25,6 +25,27 @@ const OPERATIONS: &[Operation] = &[
     ("post", "/api/v1/setup", "Make the first administrator: {token, user, password}.", &[], "Session"),
     ("get", "/api/v1/sensors", "Sensors that joined, with their health.", &[], "Sensors"),
     ("post", "/api/v1/sensors/{id}/revoke", "Let a sensor in no more. Needs the role admin.", &[], "Revoked"),
+    ("get", "/api/v1/agents", "OS-sensors that joined, how they fare and what they follow.", &[], "Agents"),
+    ("post", "/api/v1/agents/{id}/revoke", "Let an OS-sensor in no more. Needs the role admin.", &[], "Revoked"),
+    ("get", "/api/v1/agents/{id}/policy", "The policy that an OS-sensor has of its own.", &[], "Policy"),
+    (
+        "put",
+        "/api/v1/agents/{id}/policy",
+        "Give an OS-sensor a policy of its own. Needs the role admin.",
+        &[],
+        "Policy",
+    ),
+    ("delete", "/api/v1/agents/{id}/policy", "Let it follow its group again. Needs the role admin.", &[], "Policy"),
+    ("get", "/api/v1/policies", "Policies of groups, and of single OS-sensors.", &[], "Policies"),
+    ("get", "/api/v1/policies/{group}", "The policy of a group's OS-sensors.", &[], "Policy"),
+    (
+        "put",
+        "/api/v1/policies/{group}",
+        "Set the policy of a group's OS-sensors; it takes effect within a second. Needs the role admin.",
+        &[],
+        "Policy",
+    ),
+    ("delete", "/api/v1/policies/{group}", "Take a group's policy away. Needs the role admin.", &[], "Policy"),
     ("get", "/api/v1/ledger", "The packet ledger: in all, by sensor, by minute.", &[], "Ledger"),
     ("get", "/api/v1/devices", "Devices, last seen first.", LIST, "Devices"),
     ("get", "/api/v1/devices/{id}", "One device, with its traffic over time and its peers.", &[], "Device"),
@@ -78,6 +99,22 @@ fn schema_of<R: Row>(schemas: &mut Map<String, Value>) {
     schemas.insert(R::TABLE.name().to_owned(), page);
 }
 
+/// What a policy holds; what is left out is as in the plain policy.
+fn policy_schema() -> Value {
+    let number = |words: &str| json!({"type": "number", "minimum": 0, "description": words});
+    let names = json!({"type": "array", "maxItems": 64, "items": {"type": "string", "minLength": 1, "maxLength": 64}, "description": "interfaces, by name or pattern"});
+    json!({"type": "object", "additionalProperties": false, "properties": {
+        "mode": {"type": "string", "enum": ["full", "head", "metadata"], "description": "packets, the head of each flow, or metadata alone"},
+        "snaplen": {"type": "integer", "minimum": 64, "maximum": u32::MAX, "description": "bytes of each frame that are sent"},
+        "head_bytes": {"type": "integer", "minimum": 0, "description": "bytes of each flow that are sent in mode head"},
+        "filter": {"type": "string", "maxLength": 8192, "description": "tcpdump's language; names are not resolved"},
+        "include": names,
+        "exclude": names,
+        "cpu_percent_max": number("percent of one core, 0.1 to 10000; 0 for no limit"),
+        "mbps_max": number("Mbit/s, 0.01 to 1000000; 0 for no limit"),
+    }})
+}
+
 /// The document.
 pub(crate) async fn openapi() -> Json<Value> {
     let mut schemas = Map::new();
@@ -93,14 +130,21 @@ pub(crate) async fn openapi() -> Json<Value> {
         "Problem".to_owned(),
         json!({"type": "object", "properties": {"type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"}}}),
     );
+    schemas.insert("PolicyBody".to_owned(), policy_schema());
+    schemas.insert(
+        "Policy".to_owned(),
+        json!({"type": "object", "properties": {"group": {"type": "string"}, "agent": {"type": "string"}, "set": {"type": "boolean"}, "words": {"type": "string"}, "policy": {"$ref": "#/components/schemas/PolicyBody"}}}),
+    );
     let mut paths: Map<String, Value> = Map::new();
     for (method, path, summary, parameters, schema) in OPERATIONS {
         let mut all: Vec<Value> = parameters
             .iter()
             .map(|(name, words)| json!({"name": name, "in": "query", "description": words, "schema": {"type": "string"}}))
             .collect();
-        if path.contains("{id}") {
-            all.push(json!({"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}));
+        for name in ["id", "group"] {
+            if path.contains(&format!("{{{name}}}")) {
+                all.push(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
+            }
         }
         let content = match *schema {
             "" => json!({"text/plain": {}}),
@@ -112,11 +156,17 @@ pub(crate) async fn openapi() -> Json<Value> {
             _ => json!({"application/json": {"schema": {"type": "object"}}}),
         };
         let problem = json!({"description": "why not", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}});
-        let operation = json!({
+        let mut operation = json!({
             "summary": summary,
             "parameters": all,
             "responses": {"200": {"description": "done", "content": content}, "default": problem},
         });
+        if *method == "put" {
+            let body = json!({"application/json": {"schema": {"$ref": "#/components/schemas/PolicyBody"}}});
+            if let Some(operation) = operation.as_object_mut() {
+                operation.insert("requestBody".to_owned(), json!({"required": true, "content": body}));
+            }
+        }
         let entry = paths.entry((*path).to_owned()).or_insert_with(|| json!({}));
         if let Some(entry) = entry.as_object_mut() {
             entry.insert((*method).to_owned(), operation);

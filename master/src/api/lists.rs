@@ -111,7 +111,7 @@ pub(crate) async fn rows(
 }
 
 /// True if the scope reaches into the sensor's group.
-fn allows_group(scope: &Scope, group: &str) -> bool {
+pub(crate) fn allows_group(scope: &Scope, group: &str) -> bool {
     match scope {
         Scope::All => true,
         Scope::Within(paths) => paths.iter().any(|path| path.is_within(&NetworkPath::new(group, &[]))),

@@ -1,5 +1,6 @@
 //! The HTTP API, JSON. Who asks is settled before anything else; errors are problem+json (RFC 9457) in words.
 
+mod agents;
 mod document;
 mod lists;
 mod live;
@@ -35,6 +36,17 @@ pub fn router(master: Arc<Master>) -> Router {
     let closed = Router::new()
         .route("/api/v1/sensors", get(lists::sensors))
         .route("/api/v1/sensors/{id}/revoke", post(session::revoke))
+        .route("/api/v1/agents", get(agents::agents))
+        .route(
+            "/api/v1/agents/{id}/policy",
+            get(agents::agent_policy).put(agents::put_agent_policy).delete(agents::clear_agent_policy),
+        )
+        .route("/api/v1/agents/{id}/revoke", post(session::revoke))
+        .route("/api/v1/policies", get(agents::policies))
+        .route(
+            "/api/v1/policies/{group}",
+            get(agents::group_policy).put(agents::put_group_policy).delete(agents::clear_group_policy),
+        )
         .route("/api/v1/ledger", get(lists::ledger))
         .route("/api/v1/devices", get(lists::devices))
         .route("/api/v1/devices/{id}", get(lists::device))
