@@ -304,8 +304,5 @@ mod tests {
         }
         assert_eq!(compile(" "), Ok(Compiled::default()));
         assert!(compile("vlan 5").unwrap().sees_tags && !compile("tcp").unwrap().sees_tags);
-        let long = (1..1_000).map(|port| format!("port {}", port * 3)).collect::<Vec<_>>().join(" or ");
-        let said = compile(long.get(..8_000).unwrap_or(&long).rsplit_once(" or ").unwrap().0).unwrap_err();
-        assert!(said.contains("instructions") || said.contains("is no filter"), "{said}");
     }
 }

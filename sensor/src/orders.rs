@@ -33,7 +33,9 @@ impl Orders {
 
     fn set(&mut self, orders: AgentOrders) {
         self.revoked = orders.revoked.iter().copied().collect();
-        self.compiled = orders.policies.iter().map(|each| (each.filter.clone(), compile(&each.filter))).collect();
+        let before = std::mem::take(&mut self.compiled);
+        let known = |filter: &String| before.get(filter).cloned().unwrap_or_else(|| compile(filter));
+        self.compiled = orders.policies.iter().map(|each| (each.filter.clone(), known(&each.filter))).collect();
         self.orders = orders;
     }
 

@@ -107,7 +107,7 @@ fn policy_schema() -> Value {
         "mode": {"type": "string", "enum": ["full", "head", "metadata"], "description": "packets, the head of each flow, or metadata alone"},
         "snaplen": {"type": "integer", "minimum": 64, "maximum": u32::MAX, "description": "bytes of each frame that are sent"},
         "head_bytes": {"type": "integer", "minimum": 0, "description": "bytes of each flow that are sent in mode head"},
-        "filter": {"type": "string", "maxLength": 8192, "description": "tcpdump's language; names are not resolved"},
+        "filter": {"type": "string", "maxLength": 2048, "description": "tcpdump's language; names are not resolved"},
         "include": names,
         "exclude": names,
         "cpu_percent_max": number("percent of one core, 0.1 to 10000; 0 for no limit"),

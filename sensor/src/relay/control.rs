@@ -3,6 +3,7 @@
 
 use super::group::Group;
 use crate::filter::compile;
+use std::sync::Arc;
 use thymus_record::message::{AgentState, ToAgent, ToMaster, ToSensor};
 
 /// Sentences that one agent may tell, and members that it may name.
@@ -24,7 +25,12 @@ impl Group {
                 agents.into_iter().for_each(|agent| self.instruct(agent));
             }
             ToSensor::CheckFilter { id, filter } => {
-                self.exchange.tell(&ToMaster::FilterChecked { id, wrong: compile(&filter).err() });
+                // On a thread of its own: a long filter takes a second.
+                let exchange = Arc::clone(&self.exchange);
+                let check = move || exchange.tell(&ToMaster::FilterChecked { id, wrong: compile(&filter).err() });
+                if let Err(error) = std::thread::Builder::new().name("filter".to_owned()).spawn(check) {
+                    tracing::warn!("no thread to look at a filter: {error}");
+                }
             }
             ToSensor::AgentRenewed { agent, chain } => self.say(agent, ToAgent::Renewed { chain }),
             ToSensor::AgentRenewRefused { agent, why } => self.say(agent, ToAgent::RenewRefused { why }),
