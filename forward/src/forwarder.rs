@@ -1,6 +1,7 @@
 //! Chunks encoded into batches and handed on: to the spool, or, without a master, counted and dropped.
 
 use crate::batcher::{BatcherCounts, Chunk};
+use crate::owners::SharedOwners;
 use ringbuf::HeapCons;
 use ringbuf::traits::Consumer;
 use std::sync::Arc;
@@ -89,6 +90,8 @@ pub struct ForwarderParts {
     pub outlet: Outlet,
     /// Where it counts.
     pub counts: Arc<RecordCounts>,
+    /// Who holds the ends of flows, as OS-sensors tell it.
+    pub owners: SharedOwners,
 }
 
 impl Forwarder {
@@ -113,11 +116,12 @@ fn run(mut parts: ForwarderParts, finish: &AtomicBool) {
         let finishing = finish.load(Ordering::Acquire);
         let mut taken = 0;
         for at in 0..parts.inboxes.len() {
-            while let Some(chunk) = parts.inboxes.get_mut(at).and_then(Consumer::try_pop) {
+            while let Some(mut chunk) = parts.inboxes.get_mut(at).and_then(Consumer::try_pop) {
                 let now = parts.boot.load(Ordering::Acquire);
                 if now != boot {
                     (sequence, boot) = (0, now);
                 }
+                parts.owners.fill(&mut chunk);
                 forward(&parts, boot, sequence, &chunk);
                 sequence += 1;
                 taken += 1;

@@ -8,6 +8,8 @@ pub mod certificates;
 pub mod budget;
 /// Records gathered by a worker into chunks.
 pub mod batcher;
+/// Who holds the ends of flows.
+pub mod owners;
 /// Chunks encoded into batches and handed to the spool.
 pub mod forwarder;
 
@@ -15,3 +17,4 @@ pub use batcher::{Batcher, Chunk};
 pub use budget::Budget;
 pub use certificates::Certificates;
 pub use forwarder::{Forwarder, Outlet, RecordCounts};
+pub use owners::SharedOwners;

@@ -106,6 +106,17 @@ pub struct AgentLinkParts {
     pub hear: Box<dyn Fn(Option<ToAgent>) + Send + Sync>,
 }
 
+/// Tells the vSensor something, from any thread.
+#[derive(Clone)]
+pub struct AgentControl(mpsc::UnboundedSender<ToRelay>);
+
+impl AgentControl {
+    /// See [`AgentLink::tell`].
+    pub fn tell(&self, message: ToRelay) {
+        let _ = self.0.send(message);
+    }
+}
+
 /// The running link of an agent.
 pub struct AgentLink {
     thread: Option<JoinHandle<()>>,
@@ -145,6 +156,11 @@ impl AgentLink {
     /// Tells the vSensor something. Where none is there, it is forgotten when the next connection begins.
     pub fn tell(&self, message: ToRelay) {
         let _ = self.control.send(message);
+    }
+
+    /// Tells from another thread.
+    pub fn control(&self) -> AgentControl {
+        AgentControl(self.control.clone())
     }
 
     /// What the link says of itself.

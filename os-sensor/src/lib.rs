@@ -19,6 +19,12 @@ pub mod gate;
 pub mod select;
 /// What it takes, sends and costs.
 pub mod cost;
+/// Who holds a socket.
+pub mod process;
+/// The second service, which knows processes.
+pub mod names;
+/// Who holds this host's ends of its connections.
+pub mod owners;
 /// What the agent says of itself.
 pub mod status;
 /// Joining a deployment.

@@ -42,6 +42,14 @@ enum Verb {
         /// The folder.
         folder: PathBuf,
     },
+    /// Answer the running agent which process holds a socket; optional, and needs more privilege than capturing:
+    /// CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN.
+    #[cfg(target_os = "linux")]
+    Names {
+        /// State folder of the agent.
+        #[arg(long, default_value_os_t = system::default_state())]
+        state: PathBuf,
+    },
     /// What the running agent says of itself; 0 once packets flow.
     Status {
         /// State folder of the agent.
@@ -63,6 +71,10 @@ fn main() -> ExitCode {
         Verb::Man { folder } => {
             let written = clap_mangen::generate_to(CommandLine::command(), &folder);
             written.map(|()| true).map_err(|error| format!("{}: {error}", folder.display()))
+        }
+        #[cfg(target_os = "linux")]
+        Verb::Names { state } => {
+            system::stop_signal().and_then(|stop| thymus_os_sensor::names::run(&state, &stop)).map(|()| true)
         }
         Verb::Status { state } => status::read(&state).map(|(words, flows)| {
             print!("{words}");

@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::cost::{Cost, Meter};
 use crate::gate::Gate;
 use crate::interfaces::chosen;
+use crate::owners::Owners;
 use crate::select::Select;
 use crate::status::{Status, load_policy, save_policy, write};
 use crate::system::host_name;
@@ -54,6 +55,7 @@ struct Agent {
     heard: Receiver<Option<ToAgent>>,
     gate: Gate,
     select: Select,
+    owners: Option<Owners>,
     policy: Policy,
     interfaces: Vec<AgentInterface>,
     rings: BTreeMap<String, Ring>,
@@ -101,6 +103,7 @@ pub fn run(state: &Path, stop: &AtomicBool) -> Result<(), String> {
         heard,
         gate,
         select,
+        owners: None,
         policy,
         interfaces: Vec::new(),
         rings: BTreeMap::new(),
@@ -112,6 +115,7 @@ pub fn run(state: &Path, stop: &AtomicBool) -> Result<(), String> {
         cost: Cost::default(),
         capped: Capped::default(),
     };
+    agent.watch_owners();
     agent.set_own();
     agent.look_at_interfaces();
     if agent.rings.is_empty() && !agent.interfaces.is_empty() {
@@ -159,6 +163,9 @@ impl Agent {
         self.flush();
         std::thread::sleep(LAST);
         write(&self.state, &self.status());
+        if let Some(owners) = self.owners {
+            owners.stop();
+        }
         self.link.stop();
     }
 
@@ -173,6 +180,19 @@ impl Agent {
         let status = self.status();
         write(&self.state, &status);
         self.link.tell(ToRelay::State(Box::new(status.state)));
+    }
+
+    /// Looks up who holds this host's ends of connections, where the system lets us.
+    fn watch_owners(&mut self) {
+        let control = self.link.control();
+        let tell = move |owners| control.tell(ToRelay::Owners { owners });
+        match Owners::start(&self.state, &self.identity.group, rand::random(), Box::new(tell)) {
+            Ok((owners, watch)) => {
+                self.select.watch(watch);
+                self.owners = Some(owners);
+            }
+            Err(error) => tracing::warn!("users and processes are not told: {error}"),
+        }
     }
 
     fn drain(&mut self) {
@@ -196,7 +216,10 @@ impl Agent {
     fn hear(&mut self, message: Option<ToAgent>) {
         match message {
             // A new connection: the vSensor must hear what we are.
-            None => self.link.tell(ToRelay::Interfaces { interfaces: self.interfaces.clone() }),
+            None => {
+                self.link.tell(ToRelay::Interfaces { interfaces: self.interfaces.clone() });
+                self.select.forget_flows();
+            }
             Some(ToAgent::Members(members)) => {
                 self.members = members.members.iter().map(|member| member.id).collect();
                 let Agent { select, link, .. } = self;
@@ -271,6 +294,9 @@ impl Agent {
                 }
             }
         }
+        if let Some(owners) = &self.owners {
+            owners.set_local(if_addrs::get_if_addrs().unwrap_or_default().iter().map(if_addrs::Interface::ip));
+        }
         if now != self.interfaces {
             self.interfaces = now;
             self.link.tell(ToRelay::Interfaces { interfaces: self.interfaces.clone() });
@@ -290,6 +316,7 @@ impl Agent {
             ledger: self.select.ledger(),
             state: self.state_now(),
             policy: Policy { program: Vec::new(), ..self.policy.clone() },
+            owners: self.owners.as_ref().map(Owners::words).unwrap_or_default(),
             taken: Clock::wall(),
             pid: std::process::id(),
         }

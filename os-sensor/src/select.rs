@@ -1,6 +1,7 @@
 //! One copy of each packet: what this member owns goes into parcels, what others own is left to them and remembered for
 //! two seconds, in case they go.
 
+use crate::owners::Watch;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use thymus_dissect::Frame;
@@ -45,6 +46,8 @@ pub struct Select {
     /// Where the vSensors are: what is spoken with them is never captured.
     own: Vec<SocketAddr>,
     policy: Policy,
+    /// Sees which flows begin.
+    watch: Option<Watch>,
     parcel: Parcel,
     shadow: VecDeque<Left>,
     shadow_bytes: usize,
@@ -68,6 +71,7 @@ impl Select {
             epoch: 0,
             own: Vec::new(),
             policy: Policy::default(),
+            watch: None,
             parcel: Parcel::default(),
             shadow: VecDeque::new(),
             shadow_bytes: 0,
@@ -99,6 +103,18 @@ impl Select {
     /// The group's epoch.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Shows each packet to who looks for new flows.
+    pub fn watch(&mut self, watch: Watch) {
+        self.watch = Some(watch);
+    }
+
+    /// Flows that go on are new again: a vSensor that has not heard of them listens.
+    pub fn forget_flows(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.forget();
+        }
     }
 
     /// Where the vSensors are.
@@ -150,6 +166,9 @@ impl Select {
         }
         self.ledger.seen.add(u64::from(frame.wire_len));
         let ends = ends_of(&packet);
+        if let (Some(watch), Some(ends)) = (&mut self.watch, &ends) {
+            watch.note(&packet, ends, frame.time);
+        }
         let choice = ends.map_or(Choice::SendToo, |ends| self.witness.choose(&ends));
         match choice {
             Choice::Send | Choice::SendToo => {

@@ -32,6 +32,8 @@ pub struct Status {
     pub state: AgentState,
     /// What it follows.
     pub policy: Policy,
+    /// Who holds the ends of flows: what was told, in words.
+    pub owners: String,
     /// When this was written.
     pub taken: Time,
     /// Its process.
@@ -84,6 +86,7 @@ fn words(status: &Status) -> String {
         shares(&state.members),
         status.epoch
     );
+    let _ = writeln!(out, "owners     {}", status.owners);
     let ledger = &status.ledger;
     for (name, count) in [
         ("seen", ledger.seen),

@@ -152,6 +152,16 @@ impl Field for String {
     }
 }
 
+impl Field for Box<str> {
+    const KIND: Kind = Kind::Text;
+    fn value(&self) -> Value<'_> {
+        Value::Text(Cow::Borrowed(self))
+    }
+    fn from_value(value: Value<'_>) -> Option<Self> {
+        if let Value::Text(text) = value { Some(text.into()) } else { None }
+    }
+}
+
 impl Field for Vec<String> {
     const KIND: Kind = Kind::Texts;
     fn value(&self) -> Value<'_> {

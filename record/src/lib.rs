@@ -26,6 +26,8 @@ pub mod ledger;
 pub mod query;
 /// What OS-sensors are to take.
 pub mod policy;
+/// Who holds the ends of a connection, as their hosts tell it.
+pub mod owner;
 /// Messages of the link between sensor and master.
 pub mod message;
 /// Self-contained columnar batches of rows.

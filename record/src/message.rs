@@ -190,6 +190,11 @@ pub enum ToRelay {
         /// The certificate that it has, with its chain, as PEM: it must be for the same key.
         chain: String,
     },
+    /// Who holds the host's ends of connections that began, as soon as that is known.
+    Owners {
+        /// A few of them.
+        owners: Vec<crate::owner::Owner>,
+    },
     /// A message of a newer agent.
     #[serde(other)]
     Unknown,

@@ -59,6 +59,11 @@ impl NetworkPath {
         &self.0
     }
 
+    /// The group that the path begins with.
+    pub fn root(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
+
     /// True if `self` is `root` or lies below it: `a/vlan:1` is within `a`, `ab` is not.
     pub fn is_within(&self, root: &NetworkPath) -> bool {
         self.0.strip_prefix(root.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

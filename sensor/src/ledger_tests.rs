@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use thymus_dissect::flow::NetworkTable;
 use thymus_dissect::{Frame, LinkType};
 use thymus_forward::forwarder::ForwarderParts;
-use thymus_forward::{Batcher, Forwarder, Outlet, RecordCounts};
+use thymus_forward::{Batcher, Forwarder, Outlet, RecordCounts, SharedOwners};
 use thymus_link::Spool;
 use thymus_link::spool::SpoolLimits;
 use thymus_record::ledger::Ledger;
@@ -207,6 +207,7 @@ fn rows_that_a_full_spool_refused_are_told() {
         inboxes: vec![inbox],
         outlet: Outlet::Spool { spool: Arc::clone(&spool), waits: false },
         counts: Arc::clone(&counts),
+        owners: SharedOwners::default(),
     })
     .unwrap();
     batcher.earn(1 << 30);

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thymus_dissect::flow::{FlowShard, NetworkTable, ShardConfig};
 use thymus_forward::forwarder::ForwarderParts;
-use thymus_forward::{Batcher, Forwarder, Outlet, RecordCounts};
+use thymus_forward::{Batcher, Forwarder, Outlet, RecordCounts, SharedOwners};
 use thymus_link::spool::SpoolLimits;
 use thymus_link::uplink::{UplinkHandle, UplinkParts, UplinkState};
 use thymus_link::{Exchange, Identity, Spool, Uplink};
@@ -85,6 +85,7 @@ pub struct Shared {
     findings: Mutex<Vec<String>>,
     link: Mutex<Option<UplinkHandle>>,
     agents: Mutex<Option<Arc<RelayNotes>>>,
+    owners: SharedOwners,
     is_live: bool,
 }
 
@@ -140,7 +141,9 @@ impl Pipeline {
             Some(spool) => Outlet::Spool { spool: Arc::clone(spool), waits: !config.live },
         };
         let sensor = identity.as_ref().map_or(SensorId(0), |(identity, _)| identity.sensor);
-        let parts = ForwarderParts { sensor, boot: Arc::clone(&boot), inboxes, outlet, counts: Arc::clone(&counts) };
+        let owners = SharedOwners::default();
+        let (counted, told) = (Arc::clone(&counts), owners.clone());
+        let parts = ForwarderParts { sensor, boot: Arc::clone(&boot), inboxes, outlet, counts: counted, owners: told };
         let forwarder = Forwarder::start(parts).map_err(words)?;
         let shared = Arc::new(Shared {
             clock: SystemClock::default(),
@@ -155,6 +158,7 @@ impl Pipeline {
             findings: Mutex::default(),
             link: Mutex::default(),
             agents: Mutex::default(),
+            owners,
             is_live: config.live,
         });
         let uplink = match identity {
@@ -232,6 +236,11 @@ impl Shared {
     /// OS-sensors are taken, and tell this.
     pub fn take_agents(&self, notes: Arc<RelayNotes>) {
         *self.agents.lock().unwrap_or_else(PoisonError::into_inner) = Some(notes);
+    }
+
+    /// Where OS-sensors' words on who holds the ends of flows go.
+    pub fn owners(&self) -> SharedOwners {
+        self.owners.clone()
     }
 
     /// Sentences that a port or the ring found at the start.

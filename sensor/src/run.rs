@@ -143,9 +143,10 @@ fn agents_of(
     Ok(Some((section, group)))
 }
 
-fn start_relay(args: &RunArgs, section: &AgentsSection, group: Group, shared: &Shared) -> Result<Relay, String> {
+fn start_relay(args: &RunArgs, section: &AgentsSection, mut group: Group, shared: &Shared) -> Result<Relay, String> {
     let identity = Identity::load(&args.state).map_err(|error| error.to_string())?;
     shared.take_agents(group.notes());
+    group.tell_owners(identity.group.clone(), shared.owners());
     let relay = Relay::start(identity, section.listen, Box::new(group));
     relay.map_err(|error| format!("[agents] listen {}: {error}; choose another address or port", section.listen))
 }

@@ -55,6 +55,10 @@ const SUMS: [&str; 10] = [
     "cut_bytes",
 ];
 
+/// What is told of who holds an end of a flow, behind `orig_` and `resp_`.
+pub(crate) const OWNER: [&str; 9] =
+    ["user", "user_id", "process", "pid", "executable", "cgroup", "container", "pod", "unnamed"];
+
 /// A stored table: its columns, and where the ones are that the store itself reads.
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -71,6 +75,8 @@ pub(crate) struct Layout {
     kind: Option<usize>,
     /// The columns of a flow that are summed.
     pub(crate) sums: Vec<usize>,
+    /// The columns that tell who holds a flow's originating and responding end.
+    pub(crate) owners: [Vec<usize>; 2],
 }
 
 static LAYOUTS: LazyLock<Vec<Layout>> = LazyLock::new(|| Table::ALL.into_iter().map(Layout::new).collect());
@@ -103,6 +109,7 @@ impl Layout {
             ordinal: place("ordinal").unwrap_or_default(),
             kind: place("kind").filter(|_| table == Table::Flow),
             sums: if table == Table::Flow { SUMS.into_iter().filter_map(place).collect() } else { Vec::new() },
+            owners: ["orig", "resp"].map(|side| OWNER.iter().filter_map(|it| place(&format!("{side}_{it}"))).collect()),
             columns,
         }
     }

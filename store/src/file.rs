@@ -222,8 +222,11 @@ impl DataFile {
             return Ok(());
         }
         let schema = builder.parquet_schema();
-        let mask = ProjectionMask::roots(schema, wanted.places());
-        let output = columns.map_or_else(ProjectionMask::all, |places| ProjectionMask::roots(schema, places.to_vec()));
+        let roots = |places: &[usize]| {
+            ProjectionMask::roots(schema, places.iter().filter_map(|&place| root_of(&builder, layout, place)))
+        };
+        let mask = roots(&wanted.places());
+        let output = columns.map_or_else(ProjectionMask::all, roots);
         let judge = Arc::clone(wanted);
         let predicate = ArrowPredicateFn::new(mask, move |batch| {
             let rows = Rows::new(layout, batch);
@@ -249,7 +252,8 @@ impl DataFile {
             .with_batch_size(GROUP_ROWS)
             .build()
             .map_err(|error| self.damaged(&error))?;
-        reader.map(|batch| batch.map(|batch| Rows::new(layout, batch)).map_err(|error| self.damaged(&error))).collect()
+        let whole = |batch: RecordBatch| whole(layout, batch).map(|batch| Rows::new(layout, batch));
+        reader.map(|batch| batch.and_then(whole).map_err(|error| self.damaged(&error))).collect()
     }
 }
 
@@ -261,6 +265,24 @@ impl Drop for DataFile {
     }
 }
 
+/// Where a column of the layout is in a file, which may be older and without it.
+fn root_of(builder: &ParquetRecordBatchReaderBuilder<File>, layout: &Layout, place: usize) -> Option<usize> {
+    let name = layout.columns.get(place)?.name;
+    builder.schema().fields().iter().position(|field| field.name() == name)
+}
+
+/// Rows of an older file with the columns that came since, empty.
+fn whole(layout: &Layout, batch: RecordBatch) -> Result<RecordBatch, arrow_schema::ArrowError> {
+    if batch.num_columns() == layout.columns.len() {
+        return Ok(batch);
+    }
+    let column = |field: &Arc<arrow_schema::Field>| {
+        let known = batch.column_by_name(field.name()).cloned();
+        known.unwrap_or_else(|| arrow_array::new_null_array(field.data_type(), batch.num_rows()))
+    };
+    RecordBatch::try_new(Arc::clone(&layout.schema), layout.schema.fields().iter().map(column).collect())
+}
+
 /// True unless statistics or Bloom filters rule the row group out.
 fn may_hold<W: Wanted>(
     builder: &ParquetRecordBatchReaderBuilder<File>,
@@ -269,19 +291,21 @@ fn may_hold<W: Wanted>(
     wanted: &Arc<W>,
 ) -> bool {
     let Some(filter) = wanted.hint() else { return true };
-    let bloom = |place: usize, bytes: &[u8]| match builder.get_row_group_column_bloom_filter(group, place) {
-        Ok(Some(bloom)) => bloom.check(bytes),
-        _ => true,
+    let bloom = |place: usize, bytes: &[u8]| {
+        let Some(root) = root_of(builder, layout, place) else { return true };
+        match builder.get_row_group_column_bloom_filter(group, root) {
+            Ok(Some(bloom)) => bloom.check(bytes),
+            _ => true,
+        }
     };
     filter.may_pass(&|hint| match hint {
         Hint::Cell(place, Check::Address(low, high)) => {
-            let in_bounds =
-                builder.metadata().row_groups().get(group).and_then(|meta| meta.columns().get(place)).is_none_or(
-                    |column| match column.statistics().map(|it| (it.min_bytes_opt(), it.max_bytes_opt())) {
-                        Some((Some(min), Some(max))) => min <= high.as_slice() && max >= low.as_slice(),
-                        _ => true,
-                    },
-                );
+            let in_bounds = root_of(builder, layout, place)
+                .and_then(|root| builder.metadata().row_groups().get(group)?.columns().get(root))
+                .is_none_or(|column| match column.statistics().map(|it| (it.min_bytes_opt(), it.max_bytes_opt())) {
+                    Some((Some(min), Some(max))) => min <= high.as_slice() && max >= low.as_slice(),
+                    _ => true,
+                });
             in_bounds && (low != high || bloom(place, low))
         }
         Hint::Cell(..) => true,

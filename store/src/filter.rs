@@ -1,6 +1,6 @@
 //! A query's tree, bound to a table's columns: names and values are checked once, rows are then only compared.
 
-use crate::columns::{Cells, Layout};
+use crate::columns::{Cells, Layout, OWNER};
 use crate::language::{Expr, SyntaxError, Term, Test};
 use thymus_record::{Address, FlowUid, Kind, Table, Time, Value};
 
@@ -196,6 +196,9 @@ fn bind_term(term: &Term, layout: &Layout) -> Result<Filter, SyntaxError> {
                 (Err(what), Err(_)) => Err(wrong(what)),
             };
         }
+        name if layout.table == Table::Flow && OWNER.contains(&name) => {
+            both([&format!("orig_{name}"), &format!("resp_{name}")])
+        }
         name => layout.place(name).filter(|_| !is_inner(name)).into_iter().collect(),
     };
     let Some(column) = places.first().and_then(|&place| layout.columns.get(place)) else {
@@ -245,6 +248,7 @@ pub(crate) fn is_inner(name: &str) -> bool {
 fn names(layout: &Layout) -> String {
     let mut names: Vec<&str> = layout.columns.iter().map(|it| it.name).filter(|name| !is_inner(name)).collect();
     names.extend(["uid", "ip", "port"]);
+    names.extend(OWNER.iter().filter(|_| layout.table == Table::Flow));
     names.join(", ")
 }
 

@@ -69,8 +69,12 @@ impl Folded {
         });
         if self.cells.is_empty() || rank > self.rank {
             self.rank = rank;
-            self.cells = (0..layout.columns.len()).map(|place| owned(row.cell(place))).collect();
+            let cells = (0..layout.columns.len()).map(|place| owned(row.cell(place))).collect();
+            let before = std::mem::replace(&mut self.cells, cells);
+            self.keep_owners(|place| before.get(place).cloned().unwrap_or(Value::Null), layout);
             self.sensors.swap(0, at);
+        } else {
+            self.keep_owners(|place| owned(row.cell(place)), layout);
         }
         if row.cell(layout.primary()) != Value::Flag(true) {
             return;
@@ -79,6 +83,18 @@ impl Folded {
         for (sum, place) in self.sums.iter_mut().zip(&layout.sums) {
             if let Value::Unsigned(number) = row.cell(*place) {
                 *sum = Some(sum.unwrap_or(0).saturating_add(number));
+            }
+        }
+    }
+
+    /// Who holds an end stays known whichever row told it: hosts tell it late, and each its own end alone.
+    fn keep_owners(&mut self, other: impl Fn(usize) -> Value<'static>, layout: &Layout) {
+        for places in &layout.owners {
+            let is_untold = places.iter().all(|&place| self.cell(place) == Value::Null);
+            for &place in places.iter().filter(|_| is_untold) {
+                if let Some(cell) = self.cells.get_mut(place) {
+                    *cell = other(place);
+                }
             }
         }
     }
@@ -131,6 +147,11 @@ impl Folded {
         names(self.sensors.get(1..).unwrap_or_default(), out);
         for (place, column) in layout.columns.iter().enumerate() {
             if is_inner(column.name) || matches!(column.name, "ts" | "sensor" | "sensor_name" | "arrival") {
+                continue;
+            }
+            // Most flows have nobody who tells their owners.
+            let is_owner = layout.owners.iter().any(|places| places.contains(&place));
+            if is_owner && self.cell(place) == Value::Null {
                 continue;
             }
             let _ = write!(out, ",\"{}\":", column.name);

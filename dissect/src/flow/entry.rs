@@ -275,6 +275,7 @@ impl Flow {
             reason,
             port: self.port,
             cut_bytes: self.cut_bytes,
+            ..FlowRow::default()
         };
         self.ordinal += 1;
         (self.frames, self.wire_bytes, self.cut_bytes, self.missed_bytes) = (0, 0, 0, 0);

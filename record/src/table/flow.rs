@@ -1,6 +1,7 @@
 //! Connections, as deltas: each row carries the counts since the row before. A flow is the fold of its rows.
 
 use crate::column::{Proto, table, text_enum};
+use crate::owner::Who;
 use crate::{Address, Mac, Time};
 
 text_enum! {
@@ -128,6 +129,60 @@ table! {
         30 port: u16 = "port",
         /// Duplicate or truncated frames seen in this span, for diagnosis.
         31 cut_bytes: u64 = "cut_bytes",
+        /// User at the originator's end, by name, or by number where it has none.
+        40 orig_user: Option<Box<str>> = "orig_user",
+        /// Number of the user at the originator's end.
+        41 orig_user_id: Option<u32> = "orig_user_id",
+        /// Name of the process at the originator's end.
+        42 orig_process: Option<Box<str>> = "orig_process",
+        /// Number of the process at the originator's end.
+        43 orig_pid: Option<u32> = "orig_pid",
+        /// File of the program at the originator's end.
+        44 orig_executable: Option<Box<str>> = "orig_executable",
+        /// Control group of the originator's end.
+        45 orig_cgroup: Option<Box<str>> = "orig_cgroup",
+        /// Container at the originator's end.
+        46 orig_container: Option<Box<str>> = "orig_container",
+        /// Pod at the originator's end.
+        47 orig_pod: Option<Box<str>> = "orig_pod",
+        /// Why nothing, or no more, is told of who is at the originator's end.
+        48 orig_unnamed: Option<Box<str>> = "orig_unnamed",
+        /// User at the responder's end, by name, or by number where it has none.
+        49 resp_user: Option<Box<str>> = "resp_user",
+        /// Number of the user at the responder's end.
+        50 resp_user_id: Option<u32> = "resp_user_id",
+        /// Name of the process at the responder's end.
+        51 resp_process: Option<Box<str>> = "resp_process",
+        /// Number of the process at the responder's end.
+        52 resp_pid: Option<u32> = "resp_pid",
+        /// File of the program at the responder's end.
+        53 resp_executable: Option<Box<str>> = "resp_executable",
+        /// Control group of the responder's end.
+        54 resp_cgroup: Option<Box<str>> = "resp_cgroup",
+        /// Container at the responder's end.
+        55 resp_container: Option<Box<str>> = "resp_container",
+        /// Pod at the responder's end.
+        56 resp_pod: Option<Box<str>> = "resp_pod",
+        /// Why nothing, or no more, is told of who is at the responder's end.
+        57 resp_unnamed: Option<Box<str>> = "resp_unnamed",
+    }
+}
+
+/// The fields of one end that tell who holds it.
+struct OwnerFields<'a> {
+    texts: [&'a mut Option<Box<str>>; 7],
+    numbers: [&'a mut Option<u32>; 2],
+}
+
+impl OwnerFields<'_> {
+    fn set(&mut self, who: &Who) {
+        let Who { user, process, executable, cgroup, container, pod, unnamed, user_id, pid } = who;
+        for (field, text) in self.texts.iter_mut().zip([user, process, executable, cgroup, container, pod, unnamed]) {
+            (*field).clone_from(text);
+        }
+        for (field, number) in self.numbers.iter_mut().zip([user_id, pid]) {
+            **field = *number;
+        }
     }
 }
 
@@ -146,6 +201,11 @@ impl FlowRow {
         self.frames += later.frames;
         self.cut_bytes += later.cut_bytes;
         self.until = self.until.max(later.until);
+        for of_originator in [true, false] {
+            if let Some(who) = later.owner(of_originator) {
+                self.set_owner(of_originator, &who);
+            }
+        }
         if later.ordinal >= self.ordinal {
             self.ordinal = later.ordinal;
             self.kind = later.kind;
@@ -157,6 +217,71 @@ impl FlowRow {
             (self.orig_h, self.orig_p, self.resp_h, self.resp_p) =
                 (later.orig_h, later.orig_p, later.resp_h, later.resp_p);
         }
+    }
+
+    /// Puts in who holds the originator's or the responder's end.
+    pub fn set_owner(&mut self, of_originator: bool, who: &Who) {
+        let [orig, resp] = self.owners_mut();
+        (if of_originator { orig } else { resp }).set(who);
+    }
+
+    /// Who holds an end; `None` where nobody told.
+    pub fn owner(&self, of_originator: bool) -> Option<Who> {
+        let who = if of_originator {
+            Who {
+                user: self.orig_user.clone(),
+                user_id: self.orig_user_id,
+                process: self.orig_process.clone(),
+                pid: self.orig_pid,
+                executable: self.orig_executable.clone(),
+                cgroup: self.orig_cgroup.clone(),
+                container: self.orig_container.clone(),
+                pod: self.orig_pod.clone(),
+                unnamed: self.orig_unnamed.clone(),
+            }
+        } else {
+            Who {
+                user: self.resp_user.clone(),
+                user_id: self.resp_user_id,
+                process: self.resp_process.clone(),
+                pid: self.resp_pid,
+                executable: self.resp_executable.clone(),
+                cgroup: self.resp_cgroup.clone(),
+                container: self.resp_container.clone(),
+                pod: self.resp_pod.clone(),
+                unnamed: self.resp_unnamed.clone(),
+            }
+        };
+        (who != Who::default()).then_some(who)
+    }
+
+    fn owners_mut(&mut self) -> [OwnerFields<'_>; 2] {
+        [
+            OwnerFields {
+                texts: [
+                    &mut self.orig_user,
+                    &mut self.orig_process,
+                    &mut self.orig_executable,
+                    &mut self.orig_cgroup,
+                    &mut self.orig_container,
+                    &mut self.orig_pod,
+                    &mut self.orig_unnamed,
+                ],
+                numbers: [&mut self.orig_user_id, &mut self.orig_pid],
+            },
+            OwnerFields {
+                texts: [
+                    &mut self.resp_user,
+                    &mut self.resp_process,
+                    &mut self.resp_executable,
+                    &mut self.resp_cgroup,
+                    &mut self.resp_container,
+                    &mut self.resp_pod,
+                    &mut self.resp_unnamed,
+                ],
+                numbers: [&mut self.resp_user_id, &mut self.resp_pid],
+            },
+        ]
     }
 
     /// From the first packet to the last, in nanoseconds; `None` where that is no time at all.

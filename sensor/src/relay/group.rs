@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use thymus_dissect::decode::decode;
 use thymus_dissect::{Frame, LinkType};
+use thymus_forward::SharedOwners;
 use thymus_link::Exchange;
 use thymus_link::agent::{FrameHead, take_frame};
 use thymus_link::relay::{AgentSender, Agents};
 use thymus_record::Time;
 use thymus_record::message::{AgentHealth, AgentInterface, Member, Members, Policy, ToAgent, ToRelay};
+use thymus_record::owner::Owner;
 use thymus_witness::{Claims, Copies, Witness, claim_of, ends_of, weight_of};
 
 /// Agents at once.
@@ -27,6 +29,8 @@ const CLAIMS_MAX: usize = 256;
 const INTERFACES_MAX: usize = 64;
 /// Interfaces of it that are shown.
 const SHOWN_MAX: usize = 16;
+/// Owners taken of one message.
+const OWNERS_MAX: usize = 256;
 /// Ticks (tenths of a second) between two looks at claims, and at old copies.
 const CLAIMS_EVERY: u64 = 10;
 const COPIES_EVERY: u64 = 20;
@@ -58,6 +62,8 @@ pub struct Group {
     dropped: HashMap<u32, u64>,
     pub(super) orders: Orders,
     pub(super) exchange: Arc<Exchange>,
+    /// Where agents' words on owners go, and the network that they are of.
+    owners: Option<(String, SharedOwners)>,
     last: Time,
     pub(super) ticks: u64,
     clock: Arc<dyn Clock>,
@@ -80,6 +86,7 @@ pub fn group(port: u16, seed: u64, clock: Arc<dyn Clock>) -> (Group, AgentSource
         dropped: HashMap::new(),
         orders: Orders::default(),
         exchange: Arc::default(),
+        owners: None,
         last: Time(0),
         ticks: 0,
         clock,
@@ -99,6 +106,11 @@ impl Group {
     /// What the poll loop's side reads.
     pub fn notes(&self) -> Arc<RelayNotes> {
         Arc::clone(&self.notes)
+    }
+
+    /// Agents' words on who holds the ends of flows of network `root` go to `owners`.
+    pub fn tell_owners(&mut self, root: String, owners: SharedOwners) {
+        self.owners = Some((root, owners));
     }
 
     /// Tells all agents who is there now.
@@ -132,6 +144,20 @@ impl Group {
             _ => {}
         }
         self.copies.is_copy(digest(self.seed, frame.bytes, &packet), agent)
+    }
+
+    /// Who holds its ends of connections. An agent speaks for its own addresses, and for those that no other claims.
+    fn owners(&self, agent: u32, owners: Vec<Owner>) {
+        let Some((root, book)) = &self.owners else { return };
+        for owner in owners.into_iter().take(OWNERS_MAX) {
+            let claim = claim_of(self.seed, owner.local.ip().into());
+            let claims = |id: u32| self.agents.get(&id).is_some_and(|each| each.claims.contains(&claim));
+            if claims(agent) || !self.agents.keys().any(|id| claims(*id)) {
+                book.add(root, owner);
+            } else {
+                self.notes.refuse_owner();
+            }
+        }
     }
 
     fn interfaces(&mut self, agent: u32, interfaces: &[AgentInterface]) {
@@ -186,6 +212,7 @@ impl Agents for Group {
             }
             ToRelay::State(state) => self.state(agent, *state),
             ToRelay::Renew { request, chain } => self.renew(agent, request, chain),
+            ToRelay::Owners { owners } => self.owners(agent, owners),
             ToRelay::Hello { .. } | ToRelay::Unknown => {}
         }
     }

@@ -3,6 +3,7 @@
 use crate::deal::DealtSource;
 use crate::source::{Burst, PacketSource, Received, SourceCounters, SourceError};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thymus_record::message::AgentHealth;
 
@@ -11,9 +12,21 @@ use thymus_record::message::AgentHealth;
 pub struct RelayNotes {
     counters: Mutex<SourceCounters>,
     health: Mutex<BTreeMap<u32, AgentHealth>>,
+    /// Owners told of addresses that another agent claims: not taken.
+    foreign_owners: AtomicU64,
 }
 
 impl RelayNotes {
+    /// An agent spoke for an address that another one claims.
+    pub(super) fn refuse_owner(&self) {
+        self.foreign_owners.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Owners that were not taken, since their addresses are another agent's.
+    pub fn owners_refused(&self) -> u64 {
+        self.foreign_owners.load(Ordering::Relaxed)
+    }
+
     /// The agents connected now.
     pub fn health(&self) -> Vec<AgentHealth> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
