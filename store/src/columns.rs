@@ -5,6 +5,7 @@
 //! … | sensor | boot | sensor_name | arrival | primary | joined_ts? | joined_uid?
 //! ```
 
+use crate::filter::OWNER;
 use crate::types::{Arrival, Mark, StoreError};
 use arrow_array::builder::{
     ArrayBuilder, BooleanBuilder, FixedSizeBinaryBuilder, ListBuilder, StringBuilder, UInt8Builder, UInt64Builder,
@@ -54,10 +55,6 @@ const SUMS: [&str; 10] = [
     "frames",
     "cut_bytes",
 ];
-
-/// What is told of who holds an end of a flow, behind `orig_` and `resp_`.
-pub(crate) const OWNER: [&str; 9] =
-    ["user", "user_id", "process", "pid", "executable", "cgroup", "container", "pod", "unnamed"];
 
 /// A stored table: its columns, and where the ones are that the store itself reads.
 #[derive(Debug)]

@@ -1,11 +1,15 @@
 //! A query's tree, bound to a table's columns: names and values are checked once, rows are then only compared.
 
-use crate::columns::{Cells, Layout, OWNER};
+use crate::columns::{Cells, Layout};
 use crate::language::{Expr, SyntaxError, Term, Test};
 use thymus_record::{Address, FlowUid, Kind, Table, Time, Value};
 
 /// Columns of a flow that are the same in each of its rows, so that they may filter rows before the fold.
 const FLOW_KEYS: [&str; 6] = ["id.orig_h", "id.orig_p", "id.resp_h", "id.resp_p", "proto", "network"];
+
+/// What is told of who holds an end of a flow, behind `orig_` and `resp_`.
+pub(crate) const OWNER: [&str; 9] =
+    ["user", "user_id", "process", "pid", "executable", "cgroup", "container", "pod", "unnamed"];
 
 /// What a row or a folded flow must be.
 #[derive(Clone, PartialEq, Debug)]
