@@ -140,8 +140,8 @@ pub fn change(master: &Master, whose: &Whose, policy: Option<Policy>, who: &str)
         *policies = next;
     }
     let words = policy.map_or_else(|| "taken away".to_owned(), |policy| policy.words());
-    master.book.audit(who, "policy", &format!("{whose}: {words}")).map_err(failed)?;
     master.tell_vsensors();
+    master.book.audit(who, "policy", &format!("{whose}: {words}")).map_err(failed)?;
     Ok(format!("{whose}: {words}"))
 }
 

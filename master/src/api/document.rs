@@ -74,7 +74,7 @@ const OPERATIONS: &[Operation] = &[
     ),
     ("get", "/api/v1/live", "Server-sent events: flow, device, sensor.", &[], "events"),
     ("get", "/api/v1/tokens", "Tokens for sensors. Needs the role admin.", &[], "Tokens"),
-    ("post", "/api/v1/tokens", "Make a token: {uses, expires, group}. Needs the role admin.", &[], "Token"),
+    ("post", "/api/v1/tokens", "Make a token: {uses, expires, group, agent}. Needs the role admin.", &[], "Token"),
     ("get", "/api/v1/audit", "The newest lines of the audit. Needs the role admin.", &[], "Audit"),
 ];
 

@@ -117,6 +117,8 @@ pub(crate) struct NewToken {
     uses: Option<u32>,
     expires: Option<String>,
     group: Option<String>,
+    #[serde(default)]
+    agent: bool,
 }
 
 /// `POST /api/v1/tokens`: a token for a sensor; its text is shown once.
@@ -128,7 +130,7 @@ pub(crate) async fn make_token(
     need(&who, AccessRole::Admin)?;
     let expires = parse_duration(body.expires.as_deref().unwrap_or("24h")).map_err(|why| Problem::bad(&why))?;
     let group = body.group.as_deref().unwrap_or("default");
-    let made = admin::make_token(&master, Some(body.uses.unwrap_or(1)), expires, group, false, &who.name);
+    let made = admin::make_token(&master, Some(body.uses.unwrap_or(1)), expires, group, body.agent, &who.name);
     Ok(Json(json!({"token": made.map_err(|why| Problem::bad(&why))?})))
 }
 

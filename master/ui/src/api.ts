@@ -21,6 +21,19 @@ export interface Sensor {
   id: string; name: string; group: string; revoked: boolean; kind: string; through: string | null; agent: any; connected: boolean; since: number | null; last_seen: number | null;
   software: string; health: Health | null;
 }
+export interface Policy {
+  mode: string; snaplen: number; head_bytes: number; filter: string; include: string[]; exclude: string[]; cpu_percent_max: number; mbps_max: number;
+}
+export interface PolicyEntry { group?: string; agent?: string; set: boolean; words: string; policy: Policy }
+export interface Agent {
+  id: string; name: string; group: string; revoked: boolean; through: string | null; connected: boolean; last_seen: number | null;
+  policy: { from: "agent" | "group" | "default"; words: string; policy: Policy };
+  agent: {
+    address: string; interfaces: string[]; items: string[];
+    ledger: { seen: Count; sent: Count; left: Count; filtered: Count; shed: Count; metadata: Count };
+    state: { mode: string; sent_mbps: number; seen_mbps: number; cpu_percent: number; rss_bytes: number; members: number[]; items: string[] };
+  } | null;
+}
 export interface Device {
   id: string; network: string; name: string | null; addresses: string[]; macs: string[]; names: string[];
   first_seen: number; last_seen: number; kind: string; orig_bytes: number; resp_bytes: number; flows: number;
