@@ -55,6 +55,7 @@ pub struct Batcher {
     pool: Pool,
     estimate: usize,
     opened: Option<Time>,
+    linger: u64,
     budget: Budget,
     rollups: Rollups,
     certificates: Certificates,
@@ -88,6 +89,7 @@ impl Batcher {
             pool: Arc::new(ArrayQueue::new(POOLED)),
             estimate: 0,
             opened: None,
+            linger: SECOND,
             budget: Budget::default(),
             rollups: Rollups::new(shard),
             certificates: Certificates::default(),
@@ -100,6 +102,11 @@ impl Batcher {
     /// Where others read what the records became.
     pub fn counts(&self) -> Arc<BatcherCounts> {
         Arc::clone(&self.counts)
+    }
+
+    /// A chunk that is not full is handed over after so much packet time, a second unless this is called.
+    pub fn set_linger(&mut self, linger: u64) {
+        self.linger = linger;
     }
 
     /// So many bytes passed on the wire.
@@ -123,7 +130,7 @@ impl Batcher {
             return;
         }
         let opened = *self.opened.get_or_insert(now);
-        if self.rows.len() >= ROWS_MAX || self.estimate >= BYTES_MAX || now.since(opened) >= SECOND {
+        if self.rows.len() >= ROWS_MAX || self.estimate >= BYTES_MAX || now.since(opened) >= self.linger {
             self.hand_over(networks);
         }
     }

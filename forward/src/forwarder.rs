@@ -145,7 +145,7 @@ fn forward(parts: &ForwarderParts, boot: u64, sequence: u64, chunk: &Chunk) {
     counts.batches.fetch_add(1, Ordering::Relaxed);
     counts.encoded.fetch_add(u64::from(rows), Ordering::Relaxed);
     let Outlet::Spool { spool, waits } = &parts.outlet else { return };
-    let batch = SpooledBatch { boot: BootId(boot), sequence, records: rows, bytes };
+    let batch = SpooledBatch { sensor: parts.sensor, boot: BootId(boot), sequence, records: rows, bytes };
     let pushed = if *waits { spool.push_waiting(batch) } else { spool.push(batch) };
     match pushed {
         Ok(Pushed::Stored) => {

@@ -211,6 +211,11 @@ impl PortAccount {
         row
     }
 
+    /// The same for a port on which frames also come late: those count in the minute that is open.
+    pub fn turn_forward(&mut self, now: Time) -> Option<StatsRow> {
+        if self.minute.is_some_and(|open| now < open) { None } else { self.turn_to(now) }
+    }
+
     /// A row of what was counted since the row before, if anything was.
     pub fn close(&mut self) -> Option<StatsRow> {
         let span = self.total.since(&self.told);

@@ -72,9 +72,9 @@ struct Hand {
 
 impl Hand {
     /// Adds a frame; false if the worker is so late that no parcel is free.
-    fn add(&mut self, frame: &Frame<'_>) -> bool {
+    fn add(&mut self, frame: &Frame<'_>, now: Time) -> bool {
         if self.filling.as_ref().is_some_and(Parcel::is_full) {
-            self.send(frame.time);
+            self.send(now);
         }
         if self.filling.is_none() {
             self.filling = self.empty.try_pop();
@@ -142,7 +142,7 @@ impl Dealer {
         for frame in burst.frames {
             let worker = usize::try_from(pair_hash(frame) % workers).unwrap_or_default();
             let Some(hand) = self.hands.get_mut(worker) else { return };
-            while !hand.add(frame) {
+            while !hand.add(frame, burst.now) {
                 wait();
             }
         }
@@ -153,7 +153,7 @@ impl Dealer {
     pub fn deal(&mut self, burst: Burst<'_>, mut late: impl FnMut(&Frame<'_>)) {
         for frame in burst.frames {
             let worker = usize::try_from(pair_hash(frame) % self.hands.len().max(1) as u64).unwrap_or_default();
-            if !self.hands.get_mut(worker).is_some_and(|hand| hand.add(frame)) {
+            if !self.hands.get_mut(worker).is_some_and(|hand| hand.add(frame, burst.now)) {
                 late(frame);
             }
         }

@@ -81,7 +81,9 @@ impl Stage {
         let mut earned = 0;
         for frame in frames {
             let Some(account) = self.accounts.get_mut(usize::from(frame.port)) else { continue };
-            if let Some(row) = account.turn_to(frame.time) {
+            let relayed = Some(frame.port) == self.agents;
+            let row = if relayed { account.turn_forward(frame.time) } else { account.turn_to(frame.time) };
+            if let Some(row) = row {
                 self.batcher.emit(row.into());
             }
             account.total.received.add(u64::from(frame.wire_len));

@@ -22,6 +22,7 @@ mod weird;
 mod entry;
 mod transport;
 mod shard;
+mod handover;
 
 pub use key::{FlowKey, Side};
 pub use network::NetworkTable;

@@ -18,6 +18,8 @@ use thymus_record::{Address, RecordSink, Time};
 
 /// Frames looked at together: what is known of them and the flows they mean fit into the first cache.
 const STRIDE: usize = 64;
+/// A packet that comes so long after its time was kept somewhere: its flow ends as if it had come in time, not at once.
+const LATE: u64 = 5 * SECOND;
 /// Time between interim rows.
 const INTERIM: u64 = 300 * SECOND;
 
@@ -55,8 +57,8 @@ pub struct ShardCounters {
 
 /// Flows of one worker.
 pub struct FlowShard {
-    config: ShardConfig,
-    table: Table,
+    pub(super) config: ShardConfig,
+    pub(super) table: Table,
     fragments: Fragments,
     hosts: Hosts,
     weirds: Weirds,
@@ -64,13 +66,14 @@ pub struct FlowShard {
     sequence: u64,
     counters: ShardCounters,
     last_expire: Time,
+    now: Time,
 }
 
 /// What a burst's first pass learns of a packet.
-struct Look<'a> {
-    packet: Packet<'a>,
-    network: u32,
-    key: Option<(FlowKey, Side)>,
+pub(super) struct Look<'a> {
+    pub(super) packet: Packet<'a>,
+    pub(super) network: u32,
+    pub(super) key: Option<(FlowKey, Side)>,
 }
 
 impl FlowShard {
@@ -85,6 +88,7 @@ impl FlowShard {
             sequence: 0,
             counters: ShardCounters::default(),
             last_expire: Time(0),
+            now: Time(0),
             config,
         }
     }
@@ -142,7 +146,7 @@ impl FlowShard {
         guesses
     }
 
-    fn observe(
+    pub(super) fn observe(
         &mut self,
         look: &Look<'_>,
         (hash, guess): (u64, u32),
@@ -247,7 +251,11 @@ impl FlowShard {
             let row = flow.row(shard, FlowKind::Interim, EndReason::None);
             sink.emit(row.into());
         }
-        let after = flow.expiry();
+        let mut after = flow.expiry();
+        let behind = self.now.since(frame.time);
+        if behind >= LATE {
+            after = after + behind;
+        }
         flow.deadline = after;
         if after < before {
             self.table.wheel.remove(place);
@@ -305,7 +313,7 @@ impl FlowShard {
         self.table.insert(at.hash, flow)
     }
 
-    fn end(&mut self, place: u32, reason: EndReason, now: Time, sink: &mut dyn RecordSink) {
+    pub(super) fn end(&mut self, place: u32, reason: EndReason, now: Time, sink: &mut dyn RecordSink) {
         let shard = self.config.shard;
         let Some(mut flow) = self.table.take(place) else { return };
         if let Some(mut conversation) = flow.conversation.take() {
@@ -320,6 +328,7 @@ impl FlowShard {
 
     /// Packet time is now `now`: flows that are over end, long ones tell an interim row.
     pub fn advance(&mut self, now: Time, sink: &mut dyn RecordSink) {
+        self.now = now;
         while let Some(place) = self.table.wheel.pop_due(now) {
             let Some(flow) = self.table.flow(place) else { continue };
             if flow.is_over(now) {
@@ -335,7 +344,7 @@ impl FlowShard {
         }
     }
 
-    fn give_up_fragments(&mut self, now: Option<Time>) {
+    pub(super) fn give_up_fragments(&mut self, now: Option<Time>) {
         let no_flow = &mut self.no_flow;
         self.fragments.expire(now, |port, count| {
             if let Some(place) = no_flow.get_mut(usize::from(port)) {
@@ -344,21 +353,7 @@ impl FlowShard {
         });
     }
 
-    /// Ends all flows, in the order in which they began.
-    pub fn finish(&mut self, sink: &mut dyn RecordSink) {
-        self.give_up_fragments(None);
-        let mut order: Vec<(u64, u32)> = Vec::new();
-        for place in 0..self.table.places() {
-            if self.table.is_used(place) {
-                let sequence = self.table.flow(place).map_or(0, |flow| flow.sequence);
-                order.push((sequence, place));
-            }
-        }
-        order.sort_unstable();
-        for (_, place) in order {
-            let now = self.table.flow(place).map_or(Time(0), |flow| flow.last);
-            self.end(place, EndReason::Stop, now, sink);
-        }
+    pub(super) fn tell_weirds(&mut self, sink: &mut dyn RecordSink) {
         self.weirds.tell(self.config.shard, sink);
     }
 

@@ -61,6 +61,8 @@ text_enum! {
         Evicted = "evicted",
         /// The sensor stopped or the file ended.
         Stop = "stop",
+        /// Somebody else goes on with it: another agent, or the vSensor.
+        Handover = "handover",
     }
 }
 

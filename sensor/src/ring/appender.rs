@@ -93,6 +93,8 @@ impl RingAppender {
         if current.head.packets == 0 {
             current.head.first = frame.time;
         }
+        // What an agent kept while it was cut off comes late, beside what comes now.
+        current.head.first = frame.time.min(current.head.first);
         current.head.last = frame.time.max(current.head.last);
         current.head.packets += 1;
         current.head.bytes += u64::from(frame.wire_len);
