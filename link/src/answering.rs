@@ -3,7 +3,7 @@
 use crate::frame::{Kind, PAYLOAD_MAX, WireFrame};
 use crate::uplink::{Outbox, UplinkParts};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use thymus_record::message::ToMaster;
 use thymus_record::query::PcapQuery;
 use tokio::sync::{Semaphore, mpsc};
@@ -12,6 +12,14 @@ use tokio::sync::{Semaphore, mpsc};
 pub(crate) struct Running {
     pub(crate) cancelled: Arc<AtomicBool>,
     pub(crate) credit: Arc<Semaphore>,
+}
+
+impl Drop for Running {
+    /// Nobody waits any more, however the connection ended: the thread that answers must not wait for credit either.
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.credit.close();
+    }
 }
 
 /// Answers a query on a thread of its own.
