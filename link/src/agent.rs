@@ -5,19 +5,29 @@
 //! frame  = time u64 ns | wire length u32 | length u32 | flags u8 (1: others may send it too) | bytes     little-endian
 //! ```
 //!
+//! late   = run u64 | parcel, as the payload of a frame of kind 6 whose stream is the parcel's number in that run
+//!
 //! A parcel counts as delivered when the vSensor says so; what a broken connection left undecided is sent again under
-//! its number, and taken once.
+//! its number, and taken once; where the next connection is to another vSensor, by that one.
+//!
+//! While no vSensor is there, parcels wait in memory ([`UNDECIDED_MAX`] + [`WAITING_MAX`] of 64 KiB: 6 MiB), then on
+//! disk, as far as the spool's limit goes; what it does not take goes back to the caller, who counts it. They go on,
+//! oldest first, at [`LATE_PER_SECOND`] beside what is captured now. Batches of metadata go the same way, and stay in
+//! their spool until the master holds them.
 
 use crate::cure::{with_cure, words_of};
-use crate::enrol::connect;
+use crate::dial::{Peers, dial, silence};
 use crate::frame::{FrameReader, Kind, WireFrame};
+pub use crate::parcel::{FRAME_HEAD, FrameHead, put_frame, take_frame};
+use crate::spool::Spool;
 use crate::tls::{agent_client, peer_as, sensor_name};
-use crate::uplink::UplinkState;
+use crate::undelivered::{Late, Parcels, Undelivered, filled};
+use crate::uplink::{UplinkState, stopped};
 use crate::{Identity, Role};
 use rand::Rng;
-use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -26,71 +36,26 @@ use thymus_record::message::{ToAgent, ToRelay};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Bytes in front of each frame in a parcel.
-pub const FRAME_HEAD: usize = 17;
 /// Parcels sent and not yet taken.
 const UNDECIDED_MAX: usize = 32;
 /// Parcels waiting to be sent; at 64 KiB each, a second of 34 Mbit/s.
 const WAITING_MAX: usize = 64;
-/// The vSensor pings every second.
+/// Parcels off the disk that were sent and not yet taken, and how many are sent in a second: 4 MiB.
+const LATE_MAX: u64 = 16;
+const LATE_PER_SECOND: u32 = 64;
+/// Batches of metadata sent and not yet acknowledged; one that found no room is sent again after a while.
+const BATCHES_MAX: u64 = 16;
+const NO_ROOM: Duration = Duration::from_secs(1);
+/// The vSensor pings three times a second. Where there is another one, patience is short.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How often the certificate is looked at, beside once a connection.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
+const SILENCE_SHORT: Duration = Duration::from_millis(1_200);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-/// What stands in front of a captured frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FrameHead {
-    /// When it was captured.
-    pub time: Time,
-    /// Its length on the wire.
-    pub wire_len: u32,
-    /// Others may send it too.
-    pub shared: bool,
-}
-
-/// Adds a frame to a parcel.
-pub fn put_frame(parcel: &mut Vec<u8>, head: &FrameHead, bytes: &[u8]) {
-    parcel.extend_from_slice(&head.time.0.to_le_bytes());
-    parcel.extend_from_slice(&head.wire_len.to_le_bytes());
-    parcel.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    parcel.push(u8::from(head.shared));
-    parcel.extend_from_slice(bytes);
-}
-
-/// Takes the next frame off a parcel; `None` at its end, and where it is damaged.
-pub fn take_frame<'a>(parcel: &mut &'a [u8]) -> Option<(FrameHead, &'a [u8])> {
-    let (head, rest) = parcel.split_first_chunk::<FRAME_HEAD>()?;
-    let (time, more) = head.split_first_chunk::<8>()?;
-    let (wire_len, more) = more.split_first_chunk::<4>()?;
-    let (len, flags) = more.split_first_chunk::<4>()?;
-    let bytes = rest.get(..u32::from_le_bytes(*len) as usize)?;
-    *parcel = rest.get(bytes.len()..)?;
-    let shared = flags.first().is_some_and(|flags| flags & 1 != 0);
-    Some((FrameHead { time: Time(u64::from_le_bytes(*time)), wire_len: u32::from_le_bytes(*wire_len), shared }, bytes))
-}
-
-/// Parcels on their way: waiting, then sent and undecided.
-#[derive(Default)]
-struct Parcels {
-    next: u64,
-    undecided: VecDeque<(u64, Arc<Vec<u8>>)>,
-    /// How many of the undecided were sent over the connection at hand.
-    sent: usize,
-}
-
-impl Parcels {
-    fn taken(&mut self, up_to: u64) {
-        while self.undecided.front().is_some_and(|(number, _)| *number < up_to) {
-            self.undecided.pop_front();
-            self.sent = self.sent.saturating_sub(1);
-        }
-    }
-}
 
 /// What an agent's link works with.
 pub struct AgentLinkParts {
@@ -102,18 +67,27 @@ pub struct AgentLinkParts {
     pub software: String,
     /// Epoch time.
     pub wall: fn() -> Time,
+    /// Where parcels wait while no vSensor takes them.
+    pub late: Option<Arc<Spool>>,
+    /// Batches of our own metadata, and the run that numbers them.
+    pub batches: Option<(Arc<Spool>, Arc<AtomicU64>)>,
     /// Hears what the vSensor says, and with `None` that a connection begins.
     pub hear: Box<dyn Fn(Option<ToAgent>) + Send + Sync>,
 }
 
 /// Tells the vSensor something, from any thread.
 #[derive(Clone)]
-pub struct AgentControl(mpsc::UnboundedSender<ToRelay>);
+pub struct AgentControl {
+    messages: mpsc::UnboundedSender<ToRelay>,
+    state: Arc<Mutex<UplinkState>>,
+}
 
 impl AgentControl {
-    /// See [`AgentLink::tell`].
+    /// Tells the vSensor something. Where none is there, it is forgotten.
     pub fn tell(&self, message: ToRelay) {
-        let _ = self.0.send(message);
+        if self.state.lock().unwrap_or_else(PoisonError::into_inner).connected {
+            let _ = self.messages.send(message);
+        }
     }
 }
 
@@ -123,7 +97,10 @@ pub struct AgentLink {
     stop: Arc<AtomicBool>,
     state: Arc<Mutex<UplinkState>>,
     parcels: mpsc::Sender<Vec<u8>>,
-    control: mpsc::UnboundedSender<ToRelay>,
+    control: AgentControl,
+    late: Option<Arc<Late>>,
+    unwanted: Arc<AtomicU64>,
+    peers: Arc<Mutex<Peers>>,
 }
 
 impl AgentLink {
@@ -132,35 +109,72 @@ impl AgentLink {
         let (stop, state) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(UplinkState::default())));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (parcels, waiting) = mpsc::channel(WAITING_MAX);
-        let (control, messages) = mpsc::unbounded_channel();
+        let (sender, messages) = mpsc::unbounded_channel();
+        let control = AgentControl { messages: sender, state: Arc::clone(&state) };
         let boot: u64 = rand::rng().random();
+        let agent = parts.identity.sensor;
+        let late = parts.late.clone().map(|spool| Arc::new(Late::new(spool, agent, boot)));
+        let unwanted = Arc::new(AtomicU64::new(0));
+        let left = Undelivered {
+            agent,
+            parcels: Parcels::default(),
+            late: late.clone(),
+            batches: parts.batches.clone(),
+            unwanted: Arc::clone(&unwanted),
+        };
+        let peers: Arc<Mutex<Peers>> = Arc::default();
         let mut link = Running {
+            peers: Arc::clone(&peers),
+            at: 0,
+            served: false,
+            silent: false,
             parts,
             boot,
             waiting,
             messages,
-            parcels: Parcels::default(),
+            left,
             state: Arc::clone(&state),
             stop: Arc::clone(&stop),
         };
-        let run = move || runtime.block_on(link.keep_connected());
+        let run = move || {
+            runtime.block_on(link.keep_connected());
+            // What found no vSensor in the end waits on disk for the next start.
+            link.keep();
+        };
         let thread = std::thread::Builder::new().name("link".to_owned()).spawn(run)?;
-        Ok(AgentLink { thread: Some(thread), stop, state, parcels, control })
+        Ok(AgentLink { thread: Some(thread), stop, state, parcels, control, late, unwanted, peers })
     }
 
-    /// Hands a parcel over; gives it back where too many wait.
+    /// Hands a parcel over; gives an empty one back where too many wait in memory and on disk.
     pub fn send(&self, parcel: Vec<u8>) -> Result<(), Vec<u8>> {
-        self.parcels.try_send(parcel).map_err(mpsc::error::TrySendError::into_inner)
+        let Err(full) = self.parcels.try_send(parcel) else { return Ok(()) };
+        let kept = self.late.as_ref().is_some_and(|late| late.push(full.into_inner()));
+        if kept { Ok(()) } else { Err(Vec::new()) }
     }
 
-    /// Tells the vSensor something. Where none is there, it is forgotten when the next connection begins.
+    /// Tells the vSensor something.
     pub fn tell(&self, message: ToRelay) {
-        let _ = self.control.send(message);
+        self.control.tell(message);
+    }
+
+    /// Where the vSensors are, if a new address was found since the call before.
+    pub fn new_peers(&self) -> Option<Vec<SocketAddr>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).take_new()
+    }
+
+    /// True while a vSensor serves us.
+    pub fn is_connected(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).connected
+    }
+
+    /// Rows of our metadata that the master did not want.
+    pub fn unwanted_rows(&self) -> u64 {
+        self.unwanted.load(Ordering::Relaxed)
     }
 
     /// Tells from another thread.
     pub fn control(&self) -> AgentControl {
-        AgentControl(self.control.clone())
+        self.control.clone()
     }
 
     /// What the link says of itself.
@@ -181,10 +195,17 @@ type Tls = TlsStream<TcpStream>;
 
 struct Running {
     parts: AgentLinkParts,
+    peers: Arc<Mutex<Peers>>,
+    /// The address that is tried first.
+    at: usize,
+    /// This connection's vSensor serves us.
+    served: bool,
+    /// It has gone silent.
+    silent: bool,
     boot: u64,
     waiting: mpsc::Receiver<Vec<u8>>,
     messages: mpsc::UnboundedReceiver<ToRelay>,
-    parcels: Parcels,
+    left: Undelivered,
     state: Arc<Mutex<UplinkState>>,
     stop: Arc<AtomicBool>,
 }
@@ -201,10 +222,17 @@ impl Running {
     async fn keep_connected(&mut self) {
         let mut wait = BACKOFF.0;
         while !self.stop.load(Ordering::Acquire) {
-            let ended = self.one_connection().await;
-            if self.state.lock().unwrap_or_else(PoisonError::into_inner).connected {
+            (self.served, self.silent) = (false, false);
+            let stop = Arc::clone(&self.stop);
+            let ended = tokio::select! {
+                ended = self.one_connection() => ended,
+                () = stopped(&stop) => return,
+            };
+            if self.served {
                 wait = BACKOFF.0;
             }
+            // One that is silent, or does not serve us, is tried last.
+            self.at += usize::from(self.silent || !self.served);
             self.show(UplinkState { words: format!("the link is down: {ended}"), ..UplinkState::default() });
             tokio::time::sleep(wait.mul_f64(rand::rng().random_range(0.5..1.5))).await;
             wait = (wait * 2).min(BACKOFF.1);
@@ -213,11 +241,10 @@ impl Running {
 
     /// Connects and serves until the connection ends; gives the reason.
     async fn one_connection(&mut self) -> String {
-        let identity = &self.parts.identity;
-        let stream = match connect(&identity.addresses).await {
-            Ok(stream) => stream,
-            Err(_) => return format!("no vSensor answers at {}", identity.addresses.join(", ")),
+        let Some(stream) = dial(&self.parts.identity.addresses, &mut self.at, &self.peers).await else {
+            return format!("no vSensor answers at {}", self.parts.identity.addresses.join(", "));
         };
+        let identity = &self.parts.identity;
         let ends = stream.local_addr().ok().zip(stream.peer_addr().ok());
         let newest = Identity::load(&identity.state);
         let config = match agent_client(newest.as_ref().unwrap_or(identity)) {
@@ -249,21 +276,59 @@ impl Running {
         writer.write_all(&WireFrame::control(&hello).encode()).await?;
         writer.flush().await?;
         while self.messages.try_recv().is_ok() {}
-        self.parcels.sent = 0;
+        self.left.rewind();
         (self.parts.hear)(None);
-        let mut renewals = tokio::time::interval(RENEW_EVERY);
+        let heard = AtomicBool::new(true);
+        let patience = if self.parts.identity.addresses.len() > 1 { SILENCE_SHORT } else { SILENCE_MAX };
+        let ended = tokio::select! {
+            ended = self.exchange(&mut reader, &mut writer, &heard) => Some(ended),
+            () = silence(&heard, patience) => None,
+        };
+        self.silent = ended.is_none();
+        let silent = || Err(io::Error::other(format!("the vSensor has been silent for {} ms", patience.as_millis())));
+        ended.unwrap_or_else(silent)
+    }
+
+    /// Speaks and listens until the connection ends. `heard` is set by every word of the vSensor.
+    async fn exchange(
+        &mut self,
+        reader: &mut FrameReader<ReadHalf<Tls>>,
+        writer: &mut WriteHalf<Tls>,
+        heard: &AtomicBool,
+    ) -> io::Result<()> {
+        let (late, batches) =
+            (self.parts.late.clone(), self.parts.batches.as_ref().map(|(spool, _)| Arc::clone(spool)));
+        let (mut late_due, mut retry) = (interval(Duration::from_secs(1) / LATE_PER_SECOND), interval(NO_ROOM));
+        late_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut has_room = true;
+        let mut renewals = interval(RENEW_EVERY);
         loop {
-            self.send_waiting(&mut writer).await?;
-            let room = self.parcels.undecided.len() < UNDECIDED_MAX;
+            self.send_waiting(writer).await?;
+            while has_room && let Some(batch) = batches.as_ref().and_then(|spool| spool.take_next(BATCHES_MAX)) {
+                for frame in WireFrame::batch(&batch.bytes) {
+                    writer.write_all(&frame.encode()).await?;
+                }
+            }
+            writer.flush().await?;
+            let is_late = late.as_ref().is_some_and(|spool| spool.counts().batches > 0);
+            let room = self.left.parcels.undecided.len() < UNDECIDED_MAX;
             tokio::select! {
                 biased;
                 () = stopped(&self.stop) => return Ok(()),
-                message = next(&mut reader) => match message? {
+                message = next(reader, heard) => match message? {
                     None => return Ok(()),
-                    Some(ToAgent::Taken { up_to }) => self.parcels.taken(up_to),
                     Some(ToAgent::Renewed { chain }) => self.renewed(&chain),
                     Some(ToAgent::Refused { why }) => return Err(io::Error::other(why)),
-                    Some(message) => (self.parts.hear)(Some(message)),
+                    Some(ToAgent::NoRoom { boot, sequence }) => {
+                        has_room = false;
+                        self.left.put_back(boot, sequence);
+                    }
+                    Some(ToAgent::Ping {}) => self.served = true,
+                    Some(message) => {
+                        if let Some(message) = self.left.settle(message) {
+                            (self.parts.hear)(Some(message));
+                        }
+                    }
                 },
                 _ = renewals.tick() => {
                     if let Some(request) = self.parts.identity.renewal((self.parts.wall)()) {
@@ -272,11 +337,19 @@ impl Running {
                 }
                 Some(message) = self.messages.recv() => {
                     writer.write_all(&WireFrame::control(&message).encode()).await?;
-                    writer.flush().await?;
+                }
+                () = filled(batches.as_deref()) => {}
+                _ = retry.tick() => has_room = true,
+                _ = late_due.tick(), if is_late => {
+                    if let Some(parcel) = late.as_ref().and_then(|spool| spool.take_oldest(LATE_MAX)) {
+                        let payload = [parcel.boot.0.to_le_bytes().as_slice(), &parcel.bytes].concat();
+                        let frame = WireFrame { kind: Kind::LateFrames, stream: parcel.sequence, payload };
+                        writer.write_all(&frame.encode()).await?;
+                    }
                 }
                 Some(parcel) = self.waiting.recv(), if room => {
-                    self.parcels.undecided.push_back((self.parcels.next, Arc::new(parcel)));
-                    self.parcels.next += 1;
+                    self.left.parcels.undecided.push_back((self.left.parcels.next, Arc::new(parcel)));
+                    self.left.parcels.next += 1;
                 }
             }
         }
@@ -297,25 +370,31 @@ impl Running {
         (self.parts.hear)(Some(heard));
     }
 
+    /// At the end: what was not delivered goes to the disk, as far as it takes it; a vSensor may get some of it twice.
+    fn keep(&mut self) {
+        let undecided = std::mem::take(&mut self.left.parcels.undecided);
+        let Some(late) = &self.left.late else { return };
+        undecided.into_iter().for_each(|(_, parcel)| {
+            late.push(parcel.to_vec());
+        });
+        while let Ok(parcel) = self.waiting.try_recv() {
+            late.push(parcel);
+        }
+    }
+
     /// Sends what was not sent over this connection.
     async fn send_waiting(&mut self, writer: &mut WriteHalf<Tls>) -> io::Result<()> {
-        while let Some((number, parcel)) = self.parcels.undecided.get(self.parcels.sent) {
+        while let Some((number, parcel)) = self.left.parcels.undecided.get(self.left.parcels.sent) {
             let frame = WireFrame { kind: Kind::Frames, stream: *number, payload: parcel.to_vec() };
             writer.write_all(&frame.encode()).await?;
-            self.parcels.sent += 1;
+            self.left.parcels.sent += 1;
         }
-        writer.flush().await
+        Ok(())
     }
 }
 
-async fn stopped(stop: &AtomicBool) {
-    while !stop.load(Ordering::Acquire) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn next(reader: &mut FrameReader<ReadHalf<Tls>>) -> io::Result<Option<ToAgent>> {
-    let frame = timeout(SILENCE_MAX, reader.next()).await;
-    let frame = frame.map_err(|_elapsed| io::Error::other("the vSensor has been silent for 5 s"))??;
+async fn next(reader: &mut FrameReader<ReadHalf<Tls>>, heard: &AtomicBool) -> io::Result<Option<ToAgent>> {
+    let frame = reader.next().await?;
+    heard.store(true, Ordering::Relaxed);
     Ok(frame.map(|frame| serde_json::from_slice(&frame.payload).unwrap_or(ToAgent::Unknown)))
 }

@@ -35,11 +35,13 @@ pub enum Kind {
     Packets = 4,
     /// Frames of an agent: see [`crate::agent`].
     Frames = 5,
+    /// Frames that an agent kept on its disk: see [`crate::agent`].
+    LateFrames = 6,
 }
 
 impl Kind {
     fn from_number(number: u8) -> Option<Kind> {
-        [Kind::Control, Kind::BatchPiece, Kind::BatchEnd, Kind::Packets, Kind::Frames]
+        [Kind::Control, Kind::BatchPiece, Kind::BatchEnd, Kind::Packets, Kind::Frames, Kind::LateFrames]
             .into_iter()
             .find(|kind| *kind as u8 == number)
     }
@@ -165,7 +167,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 }
 
 fn bound_of(kind: u8, control_max: usize) -> usize {
-    if kind == Kind::Frames as u8 {
+    if kind == Kind::Frames as u8 || kind == Kind::LateFrames as u8 {
         FRAMES_MAX
     } else if kind == Kind::Control as u8 {
         control_max

@@ -28,6 +28,14 @@ mod cure;
 pub mod exchange;
 /// An OS-sensor and its vSensor.
 pub mod agent;
+/// Captured frames put together.
+mod parcel;
+/// What the master says of batches.
+mod settle;
+/// Which of several vSensors.
+mod dial;
+/// What an agent has not delivered yet.
+mod undelivered;
 /// The vSensor's side of its agents' connections.
 pub mod relay;
 /// The sensor's side of the connection.

@@ -225,7 +225,9 @@ impl LinkReceiver {
                     let message = serde_json::from_slice(&frame.payload).unwrap_or(ToMaster::Unknown);
                     return Ok(Some(FromSensor::Control(message)));
                 }
-                Kind::Frames => return Err(io::Error::other("a vSensor sends no frames of its own")),
+                Kind::Frames | Kind::LateFrames => {
+                    return Err(io::Error::other("a vSensor sends no frames of its own"));
+                }
                 Kind::Packets => return Ok(Some(FromSensor::Packets { query: frame.stream, bytes: frame.payload })),
                 Kind::BatchPiece | Kind::BatchEnd => {
                     if let Some(batch) = self.assembly.add(frame)? {

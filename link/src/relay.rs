@@ -1,7 +1,7 @@
 //! The vSensor's side of its agents: one port, on which agents with a certificate are served and joiners are passed on
 //! to the master as they are, so that the vSensor sees neither their token nor their key.
 
-use crate::frame::{FrameReader, Kind, WireFrame};
+use crate::frame::{Assembly, FrameReader, Kind, WireFrame};
 use crate::tls::{ALPN_AGENT, ALPN_JOIN, agent_server, peer_as};
 use crate::{Identity, Role};
 use rustls::server::Acceptor;
@@ -28,6 +28,8 @@ const FIRST_MAX: Duration = Duration::from_secs(5);
 /// A joiner has as long as joining takes.
 const JOIN_MAX: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(100);
+/// An agent that has another vSensor waits 1.2 s for a sign of life.
+const PING_EVERY: Duration = Duration::from_millis(300);
 /// Connections at once, joiners included.
 const CONNECTIONS_MAX: usize = 4_096;
 /// Largest hello that is looked at.
@@ -54,6 +56,10 @@ pub trait Agents: Send {
     fn hear(&mut self, agent: u32, message: ToRelay);
     /// It sent frames: see [`crate::agent::take_frame`].
     fn take(&mut self, agent: u32, parcel: &[u8]);
+    /// It sent frames that it had kept on its disk.
+    fn take_late(&mut self, agent: u32, parcel: &[u8]);
+    /// It sent a batch of its own metadata; gives an error in words to end its connection.
+    fn batch(&mut self, agent: u32, bytes: Vec<u8>) -> Result<(), String>;
     /// It is gone.
     fn leave(&mut self, agent: u32);
     /// A tenth of a second has passed.
@@ -98,8 +104,15 @@ impl Relay {
 struct Shared {
     identity: Identity,
     agents: Mutex<Box<dyn Agents>>,
-    /// The next parcel of each run of an agent.
-    runs: Mutex<HashMap<(u32, u64), u64>>,
+    /// The next parcel of each run of an agent, and of its disk.
+    runs: Mutex<HashMap<(u32, u64, Lane), u64>>,
+}
+
+/// Parcels that come at once, and those that waited on the agent's disk, are numbered apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Lane {
+    Live,
+    Late,
 }
 
 impl Shared {
@@ -190,10 +203,18 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
     let mut reader = FrameReader::new(reader);
     let hello = timeout(FIRST_MAX, reader.next()).await.map_err(|_elapsed| io::Error::other("it said nothing"))??;
     let hello = hello.and_then(|frame| serde_json::from_slice(&frame.payload).ok());
-    let Some(ToRelay::Hello { name, boot, .. }) = hello else { return Err(io::Error::other("it did not say hello")) };
+    let Some(ToRelay::Hello { software, name, boot }) = hello else {
+        return Err(io::Error::other("it did not say hello"));
+    };
     let name: String = name.chars().filter(|letter| !letter.is_control()).take(64).collect();
     let (sender, mut messages) = mpsc::unbounded_channel();
-    let next = shared.runs.lock().unwrap_or_else(PoisonError::into_inner).get(&(agent, boot)).copied().unwrap_or(0);
+    let next = shared
+        .runs
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get(&(agent, boot, Lane::Live))
+        .copied()
+        .unwrap_or(0);
     let _ = sender.send(ToAgent::Taken { up_to: next });
     let entered = shared.agents().enter(agent, &name, peer, AgentSender(sender.clone()));
     if let Err(why) = entered {
@@ -201,8 +222,9 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
         let _ = writer.shutdown().await;
         return Err(io::Error::other(why));
     }
+    shared.agents().hear(agent, ToRelay::Hello { software, name, boot });
     let speak = async {
-        let mut pings = interval(Duration::from_secs(1));
+        let mut pings = interval(PING_EVERY);
         loop {
             let message = tokio::select! {
                 message = messages.recv() => message,
@@ -232,6 +254,7 @@ async fn listen(
     sender: &mpsc::UnboundedSender<ToAgent>,
 ) -> io::Result<()> {
     let mut patience = FIRST_MAX;
+    let mut assembly = Assembly::default();
     loop {
         let frame =
             timeout(patience, reader.next()).await.map_err(|_elapsed| io::Error::other("it has gone silent"))??;
@@ -243,18 +266,33 @@ async fn listen(
                 shared.agents().hear(run.0, message);
             }
             Kind::Frames => {
-                if is_next(shared, run, frame.stream) {
+                if is_next(shared, (run.0, run.1, Lane::Live), frame.stream) {
                     shared.agents().take(run.0, &frame.payload);
                 }
                 let _ = sender.send(ToAgent::Taken { up_to: frame.stream + 1 });
             }
-            _ => return Err(io::Error::other("it sent what only a vSensor sends")),
+            Kind::LateFrames => {
+                let Some((boot, parcel)) = frame.payload.split_first_chunk::<8>() else {
+                    return Err(io::Error::other("it sent a parcel of no run"));
+                };
+                let boot = u64::from_le_bytes(*boot);
+                if is_next(shared, (run.0, boot, Lane::Late), frame.stream) {
+                    shared.agents().take_late(run.0, parcel);
+                }
+                let _ = sender.send(ToAgent::TakenLate { boot, up_to: frame.stream.saturating_add(1) });
+            }
+            Kind::BatchPiece | Kind::BatchEnd => {
+                if let Some(batch) = assembly.add(frame)? {
+                    shared.agents().batch(run.0, batch).map_err(io::Error::other)?;
+                }
+            }
+            Kind::Packets => return Err(io::Error::other("it sent what only a vSensor sends")),
         }
     }
 }
 
 /// True if this parcel of the run was not taken before.
-fn is_next(shared: &Shared, run: (u32, u64), number: u64) -> bool {
+fn is_next(shared: &Shared, run: (u32, u64, Lane), number: u64) -> bool {
     let mut runs = shared.runs.lock().unwrap_or_else(PoisonError::into_inner);
     if runs.len() >= RUNS_MAX && !runs.contains_key(&run) {
         // Agents that restarted so often that their old runs no longer matter.

@@ -7,6 +7,7 @@ use crate::cure::{with_cure, words_of};
 use crate::enrol::connect;
 use crate::exchange::{Exchange, slices_of};
 use crate::frame::{FrameReader, WireFrame};
+use crate::settle::{is_own, renew_boot, settle};
 use crate::spool::Spool;
 use crate::tls::{link_client, master_name, peer_as};
 use crate::{Identity, Role};
@@ -20,9 +21,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use thymus_record::BootId;
-use thymus_record::message::{CREDIT_FIRST, Health, Hello, ToMaster, ToSensor, VERSIONS};
+use thymus_record::message::{CREDIT_FIRST, Health, Hello, ToAgent, ToMaster, ToSensor, VERSIONS};
 use thymus_record::query::{PcapQuery, QueryReport};
+use thymus_record::{BootId, SensorId};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
@@ -62,6 +63,8 @@ pub struct UplinkParts {
     pub name: String,
     /// Where OS-sensors reach us, if we take them.
     pub agents: Vec<String>,
+    /// Hears which batches of others, that we pass on, the master holds, does not want, or saw otherwise.
+    pub relayed: Arc<dyn Fn(SensorId, ToAgent) + Send + Sync>,
     /// What is to be delivered.
     pub spool: Arc<Spool>,
     /// Who answers queries.
@@ -172,7 +175,7 @@ async fn keep_connected(parts: Arc<UplinkParts>, stop: &AtomicBool, state: &Mute
     }
 }
 
-async fn stopped(stop: &AtomicBool) {
+pub(crate) async fn stopped(stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -236,7 +239,7 @@ async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Resu
     writer.flush_control().await?;
     let hello = timeout(SILENCE_MAX, reader.next()).await.map_err(io::Error::other)??;
     match hello.as_ref().and_then(|frame| serde_json::from_slice(&frame.payload).ok()) {
-        Some(ToSensor::Hello(hello)) => hello.held.iter().for_each(|held| parts.spool.acknowledge(held)),
+        Some(ToSensor::Hello(hello)) => hello.held.into_iter().for_each(|held| settle(parts, held)),
         Some(ToSensor::Refused { why }) => return Err(io::Error::other(why)),
         _ => return Err(io::Error::other("the master did not say hello")),
     }
@@ -310,7 +313,7 @@ impl Writer {
 async fn listen(parts: &Arc<UplinkParts>, reader: &mut FrameReader<ReadHalf<Tls>>, outbox: &Outbox) -> io::Result<()> {
     let mut running: HashMap<u64, Running> = HashMap::new();
     let (done, mut finished) = mpsc::unbounded_channel();
-    let ended = loop {
+    loop {
         let frame = tokio::select! {
             frame = timeout(SILENCE_MAX, reader.next()) => frame,
             Some(id) = finished.recv() => {
@@ -326,8 +329,14 @@ async fn listen(parts: &Arc<UplinkParts>, reader: &mut FrameReader<ReadHalf<Tls>
         };
         let message = serde_json::from_slice(&frame.payload).unwrap_or(ToSensor::Unknown);
         match message {
-            ToSensor::Acknowledge(held) => parts.spool.acknowledge(&held),
-            ToSensor::Fork { boot } => renew_boot(parts, boot),
+            ToSensor::Acknowledge(held) => settle(parts, held),
+            ToSensor::Unwanted(held) => {
+                tracing::warn!("the master does not want batches of agent {}: they go", held.sensor.0);
+                parts.spool.give_up(&held);
+                (parts.relayed)(held.sensor, ToAgent::Unwanted(held));
+            }
+            ToSensor::Fork { boot, sensor } if is_own(parts, sensor) => renew_boot(parts, boot),
+            ToSensor::Fork { boot, sensor } => (parts.relayed)(sensor, ToAgent::Fork { boot }),
             ToSensor::Renew {} => match parts.identity.request() {
                 Ok(request) => {
                     let request = STANDARD.encode(request);
@@ -351,10 +360,7 @@ async fn listen(parts: &Arc<UplinkParts>, reader: &mut FrameReader<ReadHalf<Tls>
                 let _ = outbox.control.send(WireFrame::control(&ToMaster::QueryFailed { id, why }));
             }
             ToSensor::Cancel { id } => {
-                if let Some(entry) = running.remove(&id) {
-                    entry.cancelled.store(true, Ordering::Release);
-                    entry.credit.close();
-                }
+                running.remove(&id);
             }
             ToSensor::Credit { id, pieces } => {
                 if let Some(entry) = running.get(&id) {
@@ -364,19 +370,5 @@ async fn listen(parts: &Arc<UplinkParts>, reader: &mut FrameReader<ReadHalf<Tls>
             ToSensor::Hello(_) | ToSensor::Ping {} | ToSensor::Unknown => {}
             other => parts.exchange.hear(other),
         }
-    };
-    for entry in running.into_values() {
-        entry.cancelled.store(true, Ordering::Release);
-        entry.credit.close();
-    }
-    ended
-}
-
-/// The master saw the same numbers with other content: another machine runs with our state, so we count anew.
-fn renew_boot(parts: &UplinkParts, boot: BootId) {
-    let fresh: u64 = rand::rng().random();
-    let renewed = parts.boot.compare_exchange(boot.0, fresh, Ordering::AcqRel, Ordering::Acquire).is_ok();
-    if renewed {
-        tracing::warn!("the master knows our batch numbers from another machine (a cloned appliance?): counting anew");
     }
 }

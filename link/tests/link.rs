@@ -99,8 +99,12 @@ impl Master {
 type Shared = (Arc<Mutex<BTreeSet<(u64, u64)>>>, Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>, Arc<AtomicBool>, Arc<Issuer>);
 
 async fn serve(link: thymus_link::listener::SensorLink, (held, answers, cut, renews, issuer): Shared) {
-    let known: Vec<Held> =
-        held.lock().unwrap().iter().map(|(boot, at)| Held { boot: BootId(*boot), ranges: vec![(*at, *at)] }).collect();
+    let known: Vec<Held> = held
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(boot, at)| Held { boot: BootId(*boot), ranges: vec![(*at, *at)], ..Held::default() })
+        .collect();
     let (sender, mut receiver) = link.split(Hello { held: known, ..Hello::default() });
     sender.send(ToSensor::Query { id: 5, query: PcapQuery::default() }).await;
     if renews.load(Ordering::Acquire) {
@@ -115,7 +119,13 @@ async fn serve(link: thymus_link::listener::SensorLink, (held, answers, cut, ren
                 if cut.swap(false, Ordering::AcqRel) {
                     return;
                 }
-                sender.send(ToSensor::Acknowledge(Held { boot: BootId(7), ranges: vec![(sequence, sequence)] })).await;
+                sender
+                    .send(ToSensor::Acknowledge(Held {
+                        boot: BootId(7),
+                        ranges: vec![(sequence, sequence)],
+                        ..Held::default()
+                    }))
+                    .await;
             }
             FromSensor::Packets { bytes, .. } => {
                 answers.lock().unwrap().extend(bytes);
@@ -151,6 +161,7 @@ fn uplink(identity: Identity, spool: &Arc<Spool>) -> Uplink {
         software: "test".to_owned(),
         name: "test".to_owned(),
         agents: Vec::new(),
+        relayed: Arc::new(|_, _| ()),
         spool: Arc::clone(spool),
         answer: Arc::new(Long),
         health: Arc::new(Health::default),
@@ -162,7 +173,7 @@ fn uplink(identity: Identity, spool: &Arc<Spool>) -> Uplink {
 fn push(spool: &Spool, sequence: u64) {
     let mut bytes = sequence.to_le_bytes().to_vec();
     bytes.resize(90_000, 1);
-    spool.push(SpooledBatch { boot: BootId(7), sequence, records: 2, bytes }).unwrap();
+    spool.push(SpooledBatch { sensor: SensorId(1), boot: BootId(7), sequence, records: 2, bytes }).unwrap();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Batches in: written to the journal, synced together with what came meanwhile, then acknowledged. A sensor hears of a
 //! batch only when it is safe.
 
+use crate::bearer::{Bearer, bearer};
 use crate::clock::wall;
 use crate::policies;
 use crate::sensors::AnswerPart;
@@ -21,6 +22,8 @@ use tokio::sync::mpsc;
 
 /// Batches of one connection waiting for the journal: back-pressure reaches the sensor through TCP.
 const QUEUE: usize = 64;
+/// Batches synced together at most.
+const TOGETHER_MAX: usize = 1_024;
 /// How often certificates are looked at.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -193,36 +196,50 @@ fn store_batches(
     sender: &LinkSender,
 ) {
     while let Some(first) = queue.blocking_recv() {
-        let mut stored: HashMap<BootId, Vec<u64>> = HashMap::new();
-        let mut next = Some(first);
+        let mut stored: HashMap<(SensorId, BootId), Vec<u64>> = HashMap::new();
+        let (mut next, mut taken) = (Some(first), 0);
         while let Some(bytes) = next {
             let Ok(head) = head(&bytes).inspect_err(|error| tracing::warn!("sensor {}: {error}", peer.sensor.0)) else {
                 return;
             };
-            if head.sensor != peer.sensor {
-                tracing::warn!("sensor {} sent a batch of sensor {}: refused", peer.sensor.0, head.sensor.0);
-                return;
-            }
-            let arrival = Arrival { time: wall(), sensor_name: sensor_name.clone(), group: group.clone() };
+            taken += 1;
+            let (name, group) = match bearer(&master.book, peer.sensor, &head) {
+                Bearer::Own => (sensor_name.clone(), group.clone()),
+                Bearer::Agent(name, group) => (name, group),
+                Bearer::Unwanted(why) => {
+                    tracing::warn!("through sensor {}: {why}: its batch is not stored", peer.sensor.0);
+                    let (sensor, boot, ranges) = (head.sensor, head.boot, vec![(head.sequence, head.sequence)]);
+                    if !sender.blocking_send(ToSensor::Unwanted(Held { sensor, boot, ranges })) {
+                        return;
+                    }
+                    next = if taken < TOGETHER_MAX { queue.try_recv().ok() } else { None };
+                    continue;
+                }
+                Bearer::Broken(why) => {
+                    tracing::warn!("{why}");
+                    return;
+                }
+            };
+            let arrival = Arrival { time: wall(), sensor_name: name, group };
             match master.store.ingest(&bytes, arrival) {
                 Ok(Ingested::New | Ingested::SeenBefore) => {}
                 Ok(Ingested::Fork) => {
-                    sender.try_send(ToSensor::Fork { boot: head.boot });
+                    sender.try_send(ToSensor::Fork { boot: head.boot, sensor: head.sensor });
                 }
                 Err(error) => {
                     tracing::error!("sensor {}: {error}", peer.sensor.0);
                     return;
                 }
             }
-            stored.entry(head.boot).or_default().push(head.sequence);
-            next = if stored.len() < 1_024 { queue.try_recv().ok() } else { None };
+            stored.entry((head.sensor, head.boot)).or_default().push(head.sequence);
+            next = if taken < TOGETHER_MAX { queue.try_recv().ok() } else { None };
         }
         if let Err(error) = master.store.sync() {
             tracing::error!("{error}");
             return;
         }
-        for (boot, sequences) in stored {
-            let message = ToSensor::Acknowledge(Held { boot, ranges: ranges_of(sequences) });
+        for ((sensor, boot), sequences) in stored {
+            let message = ToSensor::Acknowledge(Held { sensor, boot, ranges: ranges_of(sequences) });
             if !sender.blocking_send(message) {
                 return;
             }

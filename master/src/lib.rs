@@ -11,6 +11,8 @@ pub mod book;
 pub mod access;
 /// Sensors connected now.
 pub mod sensors;
+/// Whose rows a connection may bring.
+mod bearer;
 /// Batches in: journal, sync, acknowledge.
 pub mod ingest;
 /// Devices, from rows.

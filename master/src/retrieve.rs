@@ -26,7 +26,7 @@ const ENHANCED_PACKET: u32 = 6;
 /// Why there are no packets.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NoPackets {
-    /// The ring has overwritten them.
+    /// The ring has overwritten them, or they were never sent.
     Gone(String),
     /// No sensor that has them is connected.
     Away(String),
@@ -67,9 +67,14 @@ pub fn scope_texts(scope: &Scope) -> Option<Vec<String>> {
 /// Asks these sensors; the first that has packets answers.
 pub async fn fetch(master: Arc<Master>, sensors: Vec<SensorId>, query: PcapQuery) -> Result<Body, NoPackets> {
     let mut reasons = Vec::new();
-    let mut was_connected = false;
+    let (mut was_connected, mut only) = (false, Vec::new());
     for sensor in sensors {
         let name = master.sensor_name(sensor);
+        if master.book.sensor(sensor).ok().flatten().is_some_and(|entry| entry.agent) {
+            // Its rows were made on the host itself, and its packets never left it.
+            only.push(name);
+            continue;
+        }
         let (first, rest) = mpsc::channel(8);
         let (asker, asked) = (Arc::clone(&master), query.clone());
         tokio::spawn(async move { relay(&asker.sensors, sensor, asked, first).await });
@@ -92,6 +97,12 @@ pub async fn fetch(master: Arc<Master>, sensors: Vec<SensorId>, query: PcapQuery
                 was_connected = true;
                 reasons.push(format!("{name}: {why}"));
             }
+        }
+    }
+    if !only.is_empty() {
+        reasons.push(format!("metadata only at {}", only.join(", ")));
+        if reasons.len() == 1 {
+            return Err(NoPackets::Gone(reasons.join("; ")));
         }
     }
     let words =

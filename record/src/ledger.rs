@@ -111,6 +111,41 @@ impl Ledger {
     }
 }
 
+/// What an agent did since it started; packets and bytes of frames.
+#[derive(Clone, Copy, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentLedger {
+    /// Seen on its interfaces, its own stream left out.
+    pub seen: Count,
+    /// Sent.
+    pub sent: Count,
+    /// Left to other members.
+    pub left: Count,
+    /// Left out by the policy.
+    pub filtered: Count,
+    /// Given up, for whatever reason.
+    pub shed: Count,
+    /// Accounted in rows and not sent.
+    pub metadata: Count,
+    /// Bytes of sent frames that were cut off.
+    pub cut_bytes: u64,
+    /// Its own metadata records.
+    pub records: Records,
+    /// Its encoded batches, before TLS.
+    pub metadata_bytes: u64,
+    /// Bytes that wait on its disk for a vSensor.
+    pub spooled_bytes: u64,
+}
+
+impl AgentLedger {
+    /// True if every packet seen has exactly one fate.
+    pub fn adds_up(&self) -> bool {
+        let mut sum = Count::default();
+        [self.sent, self.left, self.filtered, self.shed, self.metadata].into_iter().for_each(|part| sum += part);
+        sum == self.seen
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

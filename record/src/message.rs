@@ -1,10 +1,11 @@
 //! Messages of the link. Control messages are JSON objects, in which a reader skips what it does not know and defaults
 //! what is missing; batches and packets travel as bytes. The frame around them is `link`'s.
 
-use crate::ledger::{Count, Ledger};
+pub use crate::ledger::AgentLedger;
+use crate::ledger::Ledger;
 pub use crate::policy::{AgentOrders, AgentState, Instruction, Mode, Policy, ShedReasons};
 use crate::query::{PcapQuery, QueryReport};
-use crate::{BootId, SensorId};
+use crate::{BootId, SensorId, Time};
 use serde::{Deserialize, Serialize};
 
 /// Versions of the link that this build speaks, newest first.
@@ -30,10 +31,12 @@ pub struct Hello {
     pub held: Vec<Held>,
 }
 
-/// Batches of one boot that the master holds for good.
+/// Batches of one run that the master holds for good.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Held {
+    /// Who numbered them; 0 is the peer itself, else an agent whose batches it passes on.
+    pub sensor: SensorId,
     /// The boot that numbered them.
     pub boot: BootId,
     /// Inclusive ranges of sequence numbers, ascending, apart.
@@ -106,24 +109,6 @@ pub struct Member {
     pub provisional: bool,
 }
 
-/// What an agent did since it started; packets and bytes of frames.
-#[derive(Clone, Copy, Default, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AgentLedger {
-    /// Seen on its interfaces, its own stream left out.
-    pub seen: Count,
-    /// Sent.
-    pub sent: Count,
-    /// Left to other members.
-    pub left: Count,
-    /// Left out by the policy.
-    pub filtered: Count,
-    /// Given up, for whatever reason.
-    pub shed: Count,
-    /// Taken as metadata alone.
-    pub metadata: Count,
-}
-
 /// An agent as its vSensor tells the master.
 #[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -180,6 +165,12 @@ pub enum ToRelay {
         left: Vec<(u32, u64)>,
         /// Payload bytes given up since the last message.
         dropped: u64,
+        /// Payload bytes that it made rows of and another member saw too, since the last message.
+        #[serde(default)]
+        metered: u64,
+        /// Its clock as it sends this, by which the vSensor knows how far off it is.
+        #[serde(default)]
+        time: Option<Time>,
     },
     /// How it fares, once a second.
     State(Box<AgentState>),
@@ -212,6 +203,34 @@ pub enum ToAgent {
     Taken {
         /// The number of the next one.
         up_to: u64,
+    },
+    /// Spooled parcels of this run of ours below this number were taken.
+    TakenLate {
+        /// The run that numbered them.
+        boot: u64,
+        /// The number of the next one.
+        up_to: u64,
+    },
+    /// The master holds these batches of ours for good.
+    Acknowledge(Held),
+    /// The master does not want these batches of ours: they go, counted as given up.
+    Unwanted(Held),
+    /// There is no room for this batch now: send it again later.
+    NoRoom {
+        /// The run that numbered it.
+        boot: BootId,
+        /// Its number.
+        sequence: u64,
+    },
+    /// The master saw the same numbers with other content: count anew.
+    Fork {
+        /// The run that forked.
+        boot: BootId,
+    },
+    /// Add this to the agent's clock to get the vSensor's.
+    Offset {
+        /// Nanoseconds.
+        nanoseconds: i64,
     },
     /// Not served, and why.
     Refused {
@@ -252,7 +271,12 @@ pub enum ToSensor {
     Fork {
         /// The boot that forked.
         boot: BootId,
+        /// Whose it is; 0 for the peer's own.
+        #[serde(default)]
+        sensor: SensorId,
     },
+    /// These batches of an agent are not stored, since it is not let in: drop them.
+    Unwanted(Held),
     /// Answer this on the same link.
     Query {
         /// Names the answer.

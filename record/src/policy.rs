@@ -21,7 +21,7 @@ pub enum Mode {
     /// Packets, each up to the policy's `snaplen`.
     #[default]
     Full,
-    /// Of each flow, packets until `head_bytes` of it were sent; metadata of what follows.
+    /// Of each flow, packets until `head_bytes` of it were sent; of what follows the heads of all layers, without payload.
     Head,
     /// Metadata alone: the agent makes the records, and no packet leaves the host.
     Metadata,

@@ -214,6 +214,6 @@ fn rows_that_a_full_spool_refused_are_told() {
     (0..LOSSES).for_each(|number| batcher.emit(flow(number)));
     batcher.finish(&NetworkTable::new(&["default"]));
     forwarder.finish();
-    let records = counts.records(Some(spool.acknowledged_of(BootId(9))));
+    let records = counts.records(Some(spool.acknowledged_of(SensorId(1), BootId(9))));
     assert_eq!((records.made, records.shed, records.spooled, records.sent), (LOSSES, LOSSES, 0, 0));
 }

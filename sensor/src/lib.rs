@@ -15,6 +15,8 @@ pub mod counters;
 pub mod duplicate;
 /// One receiving core deals to several workers.
 pub mod deal;
+/// How far an OS-sensor's clock is off.
+pub mod offset;
 /// OS-sensors as one more port.
 pub mod relay;
 /// Filters for OS-sensors, compiled.

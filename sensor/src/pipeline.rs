@@ -22,7 +22,7 @@ use thymus_link::spool::SpoolLimits;
 use thymus_link::uplink::{UplinkHandle, UplinkParts, UplinkState};
 use thymus_link::{Exchange, Identity, Spool, Uplink};
 use thymus_record::ledger::Ledger;
-use thymus_record::message::Health;
+use thymus_record::message::{Health, ToAgent};
 use thymus_record::{BootId, SensorId};
 
 /// Chunks on their way from a worker to the forwarder: at 1,000 rows each more than a minute of the largest tier.
@@ -74,6 +74,7 @@ fn words(error: impl std::fmt::Display) -> PipelineError {
 /// What all threads share.
 pub struct Shared {
     clock: SystemClock,
+    sensor: SensorId,
     ports: Vec<String>,
     published: Vec<Vec<Arc<PublishedCounts>>>,
     gauges: Vec<Arc<Gauges>>,
@@ -147,6 +148,7 @@ impl Pipeline {
         let forwarder = Forwarder::start(parts).map_err(words)?;
         let shared = Arc::new(Shared {
             clock: SystemClock::default(),
+            sensor,
             ports: config.ports.clone(),
             published: stages.iter().map(Stage::published).collect(),
             gauges: stages.iter().map(|stage| Arc::clone(&stage.gauges)).collect(),
@@ -222,7 +224,7 @@ impl Shared {
             ledger.shed += ring.lost;
         }
         let boot = BootId(self.boot.load(Ordering::Acquire));
-        ledger.records = self.counts.records(self.spool.as_ref().map(|spool| spool.acknowledged_of(boot)));
+        ledger.records = self.counts.records(self.spool.as_ref().map(|spool| spool.acknowledged_of(self.sensor, boot)));
         ledger.metadata_bytes = self.counts.metadata_bytes();
         ledger
     }
@@ -235,12 +237,22 @@ impl Shared {
 
     /// OS-sensors are taken, and tell this.
     pub fn take_agents(&self, notes: Arc<RelayNotes>) {
+        if let Some(spool) = &self.spool {
+            notes.set_spool(Arc::clone(spool));
+        }
         *self.agents.lock().unwrap_or_else(PoisonError::into_inner) = Some(notes);
     }
 
     /// Where OS-sensors' words on who holds the ends of flows go.
     pub fn owners(&self) -> SharedOwners {
         self.owners.clone()
+    }
+
+    /// The master said this of an agent's batches.
+    fn relay(&self, agent: SensorId, message: ToAgent) {
+        if let Some(notes) = &*self.agents.lock().unwrap_or_else(PoisonError::into_inner) {
+            notes.relay(agent, message);
+        }
     }
 
     /// Sentences that a port or the ring found at the start.
@@ -310,13 +322,14 @@ fn start_uplink(
     (agents, exchange): (Vec<String>, Arc<Exchange>),
 ) -> Result<Uplink, PipelineError> {
     let spool = shared.spool.clone().ok_or_else(|| PipelineError("no spool".to_owned()))?;
-    let health = Arc::clone(shared);
+    let (health, relayed) = (Arc::clone(shared), Arc::clone(shared));
     let parts = UplinkParts {
         identity,
         boot: Arc::clone(&shared.boot),
         software: format!("thymus-sensor {}", env!("CARGO_PKG_VERSION")),
         name: host_name(),
         agents,
+        relayed: Arc::new(move |agent, message| relayed.relay(agent, message)),
         spool,
         answer: Arc::new(RingAnswer { dir: ring, sensor: host_name() }),
         health: Arc::new(move || health.health()),

@@ -1,7 +1,8 @@
 //! One conversation, several witnesses. Traffic between two machines may pass several sensors, each of which makes rows
 //! of it. Rows of different sensors with the same network path, addresses, ports and protocol, and with overlapping
 //! time, are one conversation. The sensor whose row came first in the journal is primary; rows of the others are joined
-//! to its flow and count in no volume. Where the primary falls silent, the next witness takes its place.
+//! to its flow and count in no volume. Where the primary falls silent, or hands the flow over, the next witness takes its
+//! place.
 //!
 //! Memory is bounded: two generations of conversations, the older forgotten whole when the younger is full.
 
@@ -46,6 +47,8 @@ pub(crate) struct Sighting {
     pub(crate) start: Time,
     /// The last packet of the row's span.
     pub(crate) until: Time,
+    /// Its sensor gives the flow to another one.
+    pub(crate) handed_over: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +60,7 @@ struct Conversation {
     until: Time,
     primary: SensorId,
     primary_until: Time,
+    handed_over: bool,
 }
 
 /// The conversations of late.
@@ -92,16 +96,19 @@ impl Conversations {
             if known.len() >= PER_KEY {
                 known.remove(0);
             }
-            let Sighting { uid, start, until } = row;
-            known.push(Conversation { uid, start, until, primary: sensor, primary_until: until });
+            let Sighting { uid, start, until, handed_over } = row;
+            known.push(Conversation { uid, start, until, primary: sensor, primary_until: until, handed_over });
             return Mark { primary: true, joined: None };
         };
         conversation.until = conversation.until.max(row.until);
-        if conversation.primary != sensor && row.until.since(conversation.primary_until) > SILENCE {
+        let is_silent = row.until.since(conversation.primary_until) > SILENCE;
+        if conversation.primary != sensor && (is_silent || conversation.handed_over) {
             conversation.primary = sensor;
+            conversation.handed_over = false;
         }
         let primary = conversation.primary == sensor;
         if primary {
+            conversation.handed_over |= row.handed_over;
             conversation.primary_until = conversation.primary_until.max(row.until);
         }
         Mark { primary, joined: (conversation.uid != row.uid).then_some((conversation.start, conversation.uid)) }
@@ -121,7 +128,7 @@ mod tests {
 
     fn row(sensor: u32, sequence: u64, start: u64, until: u64) -> Sighting {
         let uid = FlowUid { sensor: SensorId(sensor), boot: BootId(1), shard: 0, sequence };
-        Sighting { uid, start: Time(start * SECOND), until: Time(until * SECOND) }
+        Sighting { uid, start: Time(start * SECOND), until: Time(until * SECOND), handed_over: false }
     }
 
     #[test]
@@ -144,6 +151,15 @@ mod tests {
         let mark = all.mark(key(false), row(2, 9, 100, 800));
         assert!(mark.primary && mark.joined.is_some());
         assert!(!all.mark(key(false), row(1, 5, 100, 810)).primary);
+    }
+
+    #[test]
+    fn who_a_flow_is_handed_to_counts_from_then_on() {
+        let mut all = Conversations::new(100);
+        all.mark(key(false), Sighting { handed_over: true, ..row(1, 5, 100, 110) });
+        assert!(all.mark(key(false), row(2, 9, 110, 115)).primary);
+        assert!(all.mark(key(false), row(2, 9, 110, 120)).primary);
+        assert!(!all.mark(key(false), row(3, 4, 110, 121)).primary);
     }
 
     #[test]

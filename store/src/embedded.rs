@@ -16,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use thymus_record::batch::{self, Batch};
 use thymus_record::message::Held;
+use thymus_record::table::EndReason;
 use thymus_record::{BootId, FlowUid, Record, SensorId, Table};
 use tokio::sync::broadcast;
 
@@ -315,5 +316,7 @@ fn sighting(record: &Record, network: Arc<str>, sensor: SensorId, boot: BootId) 
     };
     let (orig_h, orig_p, resp_h, resp_p) = ends;
     let uid = FlowUid { sensor, boot, shard, sequence };
-    Some((Key::new(network, (orig_h, orig_p), (resp_h, resp_p), proto), Sighting { uid, start, until: record.time() }))
+    let handed_over = matches!(record, Record::Flow(row) if row.reason == EndReason::Handover);
+    let sighting = Sighting { uid, start, until: record.time(), handed_over };
+    Some((Key::new(network, (orig_h, orig_p), (resp_h, resp_p), proto), sighting))
 }

@@ -68,7 +68,7 @@ impl Known {
     /// What is held of a sensor, in the link's form.
     pub(crate) fn held(&self, sensor: SensorId) -> Vec<Held> {
         let boots = self.sensors.get(&sensor.0).map_or(&[][..], Vec::as_slice);
-        boots.iter().map(|known| Held { boot: BootId(known.boot), ranges: known.ranges.clone() }).collect()
+        boots.iter().map(|known| Held { sensor, boot: BootId(known.boot), ranges: known.ranges.clone() }).collect()
     }
 }
 
@@ -160,6 +160,6 @@ mod tests {
         (0..5000).for_each(|sequence| known.remember(SENSOR, BOOT, sequence, 1));
         assert_eq!(known.sensors[&1][0].recent.len(), RECENT_MAX);
         assert_eq!(known.judge(SENSOR, BOOT, 0, 2), Verdict::SeenBefore);
-        assert_eq!(known.held(SENSOR), vec![Held { boot: BOOT, ranges: vec![(0, 4999)] }]);
+        assert_eq!(known.held(SENSOR), vec![Held { sensor: SENSOR, boot: BOOT, ranges: vec![(0, 4999)] }]);
     }
 }

@@ -1,12 +1,19 @@
 //! The spool against a model: whatever happens, what was pushed and not acknowledged is still there.
 
+use super::state::record_of;
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::Write;
 
 fn batch(sequence: u64, size: usize) -> SpooledBatch {
     let byte = u8::try_from(sequence % 251).unwrap();
-    SpooledBatch { boot: BootId(7), sequence, records: 3, bytes: vec![byte; size] }
+    SpooledBatch { sensor: SensorId(1), boot: BootId(7), sequence, records: 3, bytes: vec![byte; size] }
+}
+
+fn held(ranges: Vec<(u64, u64)>) -> Held {
+    Held { sensor: SensorId(1), boot: BootId(7), ranges }
 }
 
 fn drain(spool: &Spool) -> BTreeSet<u64> {
@@ -57,7 +64,7 @@ proptest! {
                     if next == 0 || from > to {
                         continue;
                     }
-                    spool.acknowledge(&Held { boot: BootId(7), ranges: vec![(from, to)] });
+                    spool.acknowledge(&held(vec![(from, to)]));
                     settled.push((from, to));
                     model.retain(|sequence| *sequence < from || *sequence > to);
                 }
@@ -78,7 +85,7 @@ proptest! {
                 }
             }
             // What was acknowledged in a segment that others still need comes up again, and the master's hello settles it.
-            spool.acknowledge(&Held { boot: BootId(7), ranges: settled.clone() });
+            spool.acknowledge(&held(settled.clone()));
             prop_assert!(spool.counts().bytes <= limits.bytes_max);
             prop_assert_eq!(spool.counts().batches, model.len() as u64);
         }
@@ -92,7 +99,7 @@ fn a_full_spool_takes_nothing_and_loses_nothing() {
     let spool = Spool::open(dir.path(), SpoolLimits { bytes_max: 1_000 }).unwrap();
     assert_eq!(spool.push(batch(0, 800)).unwrap(), Pushed::Stored);
     assert_eq!(spool.push(batch(1, 800)).unwrap(), Pushed::Full);
-    spool.acknowledge(&Held { boot: BootId(7), ranges: vec![(0, 0)] });
+    spool.acknowledge(&held(vec![(0, 0)]));
     assert_eq!(spool.push(batch(1, 800)).unwrap(), Pushed::Stored);
     assert_eq!(spool.counts().acknowledged_records, 3);
 }
@@ -106,4 +113,51 @@ fn what_comes_after_a_connect_goes_before_the_backlog() {
     spool.push(batch(1, 10)).unwrap();
     assert_eq!(spool.take_next(8).map(|batch| batch.sequence), Some(1));
     assert_eq!(spool.take_next(8).map(|batch| batch.sequence), Some(0));
+}
+
+#[test]
+fn what_is_taken_by_age_comes_in_the_order_it_was_put_in_whoever_numbered_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
+    for boot in [9, 3, 6] {
+        spool.push(SpooledBatch { boot: BootId(boot), ..batch(0, 10) }).unwrap();
+    }
+    drop(spool);
+    let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
+    spool.push(SpooledBatch { boot: BootId(1), ..batch(0, 10) }).unwrap();
+    let mut order = Vec::new();
+    while let Some(batch) = spool.take_oldest(8) {
+        order.push(batch.boot.0);
+    }
+    assert_eq!(order, [9, 3, 6, 1]);
+}
+
+#[test]
+fn the_same_batch_pushed_twice_is_there_once_and_what_found_no_room_elsewhere_is_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
+    spool.push_relayed(batch(4, 10)).unwrap();
+    spool.push_relayed(batch(4, 10)).unwrap();
+    spool.push_relayed(SpooledBatch { sensor: SensorId(2), ..batch(4, 10) }).unwrap();
+    assert_eq!(spool.counts().batches, 2, "another sensor's numbers are its own");
+    let first = spool.take_next(8).unwrap();
+    spool.take_next(8).unwrap();
+    assert!(spool.take_next(8).is_none());
+    spool.put_back(first.sensor, first.boot, first.sequence);
+    assert_eq!(spool.take_next(8), Some(first));
+    spool.acknowledge(&held(vec![(0, 9)]));
+    assert_eq!((spool.counts().batches, spool.acknowledged_of(SensorId(1), BootId(7))), (1, 0));
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_said_in_words_until_it_takes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
+    // A folder in the way of the first segment stands for a disk that refuses.
+    std::fs::create_dir(segment_path(dir.path(), 0)).unwrap();
+    assert_eq!(spool.push(batch(0, 10)).unwrap(), Pushed::Full);
+    assert!(spool.trouble().is_some_and(|words| words.contains("cannot write")));
+    std::fs::remove_dir(segment_path(dir.path(), 0)).unwrap();
+    assert_eq!(spool.push(batch(0, 10)).unwrap(), Pushed::Stored);
+    assert_eq!(spool.trouble(), None);
 }

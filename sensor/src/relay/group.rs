@@ -4,6 +4,7 @@ use super::digest::digest;
 use super::source::{AgentSource, RelayNotes};
 use crate::clock::Clock;
 use crate::deal::{Dealer, deal_to};
+use crate::offset::Offset;
 use crate::orders::Orders;
 use crate::source::{BURST_MAX, Burst};
 use std::collections::{BTreeMap, HashMap};
@@ -16,9 +17,10 @@ use thymus_forward::SharedOwners;
 use thymus_link::Exchange;
 use thymus_link::agent::{FrameHead, take_frame};
 use thymus_link::relay::{AgentSender, Agents};
-use thymus_record::Time;
+use thymus_record::ledger::Count;
 use thymus_record::message::{AgentHealth, AgentInterface, Member, Members, Policy, ToAgent, ToRelay};
 use thymus_record::owner::Owner;
+use thymus_record::{SensorId, Time};
 use thymus_witness::{Claims, Copies, Witness, claim_of, ends_of, weight_of};
 
 /// Agents at once.
@@ -31,6 +33,8 @@ const INTERFACES_MAX: usize = 64;
 const SHOWN_MAX: usize = 16;
 /// Owners taken of one message.
 const OWNERS_MAX: usize = 256;
+/// Runs of agents whose drops are remembered.
+const RUNS_MAX: usize = 16_384;
 /// Ticks (tenths of a second) between two looks at claims, and at old copies.
 const CLAIMS_EVERY: u64 = 10;
 const COPIES_EVERY: u64 = 20;
@@ -45,6 +49,7 @@ pub(super) struct Agent {
     pub(super) policy: Option<Policy>,
     /// When it asked for a certificate, in ticks.
     pub(super) renewed: Option<u64>,
+    offset: Offset,
 }
 
 /// The agents of this vSensor.
@@ -58,8 +63,8 @@ pub struct Group {
     witness: Witness,
     dealer: Dealer,
     pub(super) notes: Arc<RelayNotes>,
-    /// Payload bytes given up, by agent, as last told.
-    dropped: HashMap<u32, u64>,
+    /// Each agent's run, and what it gave up in it, as last told.
+    dropped: HashMap<u32, (u64, Count)>,
     pub(super) orders: Orders,
     pub(super) exchange: Arc<Exchange>,
     /// Where agents' words on owners go, and the network that they are of.
@@ -130,7 +135,9 @@ impl Group {
     /// Passes frames on, waiting while the worker is late.
     fn deal(&mut self, frames: &[Frame<'_>]) {
         let Some(last) = frames.last() else { return };
-        self.dealer.deal_all(Burst { frames, now: last.time }, || std::thread::sleep(Duration::from_micros(500)));
+        self.dealer.deal_all(Burst { frames, now: self.last.max(last.time) }, || {
+            std::thread::sleep(Duration::from_micros(500))
+        });
     }
 
     /// True if the frame is a copy of one that came from another agent; else its payload is put to the agent's account.
@@ -156,6 +163,59 @@ impl Group {
                 book.add(root, owner);
             } else {
                 self.notes.refuse_owner();
+            }
+        }
+    }
+
+    /// Frames of an agent, one copy each, as they come or late.
+    fn take_frames(&mut self, agent: u32, parcel: &[u8], is_late: bool) {
+        let mut rest = parcel;
+        let mut frames = Vec::with_capacity(BURST_MAX);
+        while let Some((head, bytes)) = take_frame(&mut rest) {
+            // Agents' clocks differ, and a port's time never goes back; but what comes late happened when it happened.
+            let stamp = self.agents.get(&agent).map_or(head.time, |known| known.offset.apply(head.time));
+            let time =
+                if is_late { stamp.min(self.last) } else { stamp.max(self.last).min(self.clock.wall().max(self.last)) };
+            self.last = self.last.max(time);
+            let wire_len = head.wire_len.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+            let frame = Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: self.port };
+            if self.is_copy(agent, &head, &frame) {
+                self.notes.count(|counters| counters.duplicate.add(u64::from(wire_len)));
+                continue;
+            }
+            frames.push(frame);
+            if frames.len() == BURST_MAX {
+                self.deal(&frames);
+                frames.clear();
+            }
+        }
+        self.deal(&frames);
+        if !rest.is_empty() {
+            tracing::warn!("agent {agent} sent a damaged parcel: {} bytes of it are lost", rest.len());
+            self.notes.count(|counters| counters.error.add(rest.len() as u64));
+        }
+    }
+
+    /// An agent's clock as it sent a heartbeat; it hears how far it is off.
+    fn heartbeat(&mut self, agent: u32, theirs: Option<Time>) {
+        let (Some(known), Some(theirs)) = (self.agents.get_mut(&agent), theirs) else { return };
+        if let Some(nanoseconds) = known.offset.heartbeat(self.clock.wall(), theirs) {
+            known.sender.send(ToAgent::Offset { nanoseconds });
+        }
+    }
+
+    /// What an agent gave up in its run so far.
+    fn note_drops(&mut self, agent: u32, shed: Count) {
+        let known = &mut self.dropped.entry(agent).or_default().1;
+        let fresh = crate::counters::fresh(known, shed);
+        self.notes.count(|counters| counters.missed += fresh);
+    }
+
+    /// Tells agents what the master said of their batches.
+    fn pass_on(&self) {
+        for (SensorId(agent), message) in self.notes.passing.take_relayed() {
+            if let Some(known) = self.agents.get(&agent) {
+                known.sender.send(message);
             }
         }
     }
@@ -187,7 +247,8 @@ impl Agents for Group {
         }
         sender.send(ToAgent::Hello { name: crate::pipeline::host_name() });
         let connections = self.agents.get(&agent).map_or(0, |known| known.connections) + 1;
-        self.agents.insert(agent, Agent { connections, sender, claims: Vec::new(), policy: None, renewed: None });
+        let (claims, offset) = (Vec::new(), Offset::default());
+        self.agents.insert(agent, Agent { connections, sender, claims, policy: None, renewed: None, offset });
         let health =
             AgentHealth { id: agent, name: name.to_owned(), address: address.to_string(), ..AgentHealth::default() };
         self.notes.agents().insert(agent, health);
@@ -199,13 +260,13 @@ impl Agents for Group {
     fn hear(&mut self, agent: u32, message: ToRelay) {
         match message {
             ToRelay::Interfaces { interfaces } => self.interfaces(agent, &interfaces),
-            ToRelay::Alive { ledger, left, dropped } => {
+            ToRelay::Alive { ledger, left, dropped, metered, time } => {
+                self.heartbeat(agent, time);
                 left.iter().take(AGENTS_MAX).for_each(|(owner, bytes)| self.claims.left_to(*owner, *bytes));
                 self.claims.declared(agent, dropped);
+                self.claims.delivered(agent, metered);
                 let Some(ledger) = ledger else { return };
-                let known = self.dropped.insert(agent, ledger.shed.packets).unwrap_or_default();
-                let fresh = ledger.shed.packets.saturating_sub(known);
-                self.notes.count(|counters| counters.missed.packets += fresh);
+                self.note_drops(agent, ledger.shed);
                 if let Some(health) = self.notes.agents().get_mut(&agent) {
                     health.ledger = ledger;
                 }
@@ -213,34 +274,34 @@ impl Agents for Group {
             ToRelay::State(state) => self.state(agent, *state),
             ToRelay::Renew { request, chain } => self.renew(agent, request, chain),
             ToRelay::Owners { owners } => self.owners(agent, owners),
-            ToRelay::Hello { .. } | ToRelay::Unknown => {}
+            // The drops of an agent that was cut off and comes again are not counted twice.
+            ToRelay::Hello { boot, .. } => {
+                if self.dropped.len() >= RUNS_MAX {
+                    self.dropped.retain(|known, _| self.agents.contains_key(known));
+                }
+                let known = self.dropped.entry(agent).or_default();
+                if known.0 != boot {
+                    *known = (boot, Count::default());
+                }
+            }
+            ToRelay::Unknown => {}
         }
     }
 
     fn take(&mut self, agent: u32, parcel: &[u8]) {
-        let mut rest = parcel;
-        let mut frames = Vec::with_capacity(BURST_MAX);
-        while let Some((head, bytes)) = take_frame(&mut rest) {
-            // Agents' clocks differ, and a port's time never goes back.
-            let time = head.time.max(self.last).min(self.clock.wall().max(self.last));
-            self.last = time;
-            let wire_len = head.wire_len.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-            let frame = Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: self.port };
-            if self.is_copy(agent, &head, &frame) {
-                self.notes.count(|counters| counters.duplicate.add(u64::from(wire_len)));
-                continue;
-            }
-            frames.push(frame);
-            if frames.len() == BURST_MAX {
-                self.deal(&frames);
-                frames.clear();
-            }
+        self.take_frames(agent, parcel, false);
+    }
+
+    fn take_late(&mut self, agent: u32, parcel: &[u8]) {
+        self.take_frames(agent, parcel, true);
+    }
+
+    fn batch(&mut self, agent: u32, bytes: Vec<u8>) -> Result<(), String> {
+        let refused = self.notes.passing.batch(agent, bytes)?;
+        if let (Some((boot, sequence)), Some(known)) = (refused, self.agents.get(&agent)) {
+            known.sender.send(ToAgent::NoRoom { boot, sequence });
         }
-        self.deal(&frames);
-        if !rest.is_empty() {
-            tracing::warn!("agent {agent} sent a damaged parcel: {} bytes of it are lost", rest.len());
-            self.notes.count(|counters| counters.error.add(rest.len() as u64));
-        }
+        Ok(())
     }
 
     fn leave(&mut self, agent: u32) {
@@ -251,7 +312,6 @@ impl Agents for Group {
         }
         self.agents.remove(&agent);
         self.claims.leave(agent);
-        self.dropped.remove(&agent);
         self.notes.agents().remove(&agent);
         tracing::info!("agent {agent} is gone");
         self.publish(vec![agent]);
@@ -260,6 +320,7 @@ impl Agents for Group {
     fn tick(&mut self) {
         self.ticks += 1;
         self.exchange.heard().into_iter().for_each(|message| self.command(message));
+        self.pass_on();
         self.last = self.last.max(self.clock.wall());
         self.dealer.deal(Burst { frames: &[], now: self.last }, |_| ());
         if self.ticks.is_multiple_of(COPIES_EVERY) {

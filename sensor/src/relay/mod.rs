@@ -7,6 +7,8 @@ mod group;
 mod control;
 /// Copies of one packet are known by this.
 mod digest;
+/// Their batches on the way through.
+mod passing;
 /// Their frames for the poll loop.
 mod source;
 

@@ -1,11 +1,14 @@
 //! Agents' frames as a source, and what relay and poll loop share.
 
+use super::passing::Passing;
 use crate::deal::DealtSource;
 use crate::source::{Burst, PacketSource, Received, SourceCounters, SourceError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use thymus_record::message::AgentHealth;
+use thymus_link::Spool;
+use thymus_record::SensorId;
+use thymus_record::message::{AgentHealth, ToAgent};
 
 /// What relay and poll loop share.
 #[derive(Default)]
@@ -14,6 +17,7 @@ pub struct RelayNotes {
     health: Mutex<BTreeMap<u32, AgentHealth>>,
     /// Owners told of addresses that another agent claims: not taken.
     foreign_owners: AtomicU64,
+    pub(super) passing: Passing,
 }
 
 impl RelayNotes {
@@ -30,6 +34,16 @@ impl RelayNotes {
     /// The agents connected now.
     pub fn health(&self) -> Vec<AgentHealth> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Agents' batches go to this spool.
+    pub fn set_spool(&self, spool: Arc<Spool>) {
+        self.passing.set_spool(spool);
+    }
+
+    /// The master said this of an agent's batches.
+    pub fn relay(&self, agent: SensorId, message: ToAgent) {
+        self.passing.relay(agent, message);
     }
 
     /// The agents connected now, to be changed.

@@ -1,0 +1,38 @@
+//! Captured frames put together on their way to a vSensor: see [`crate::agent`] for the layout.
+
+use thymus_record::Time;
+
+/// Bytes in front of each frame in a parcel.
+pub const FRAME_HEAD: usize = 17;
+
+/// What stands in front of a captured frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrameHead {
+    /// When it was captured.
+    pub time: Time,
+    /// Its length on the wire.
+    pub wire_len: u32,
+    /// Others may send it too.
+    pub shared: bool,
+}
+
+/// Adds a frame to a parcel.
+pub fn put_frame(parcel: &mut Vec<u8>, head: &FrameHead, bytes: &[u8]) {
+    parcel.extend_from_slice(&head.time.0.to_le_bytes());
+    parcel.extend_from_slice(&head.wire_len.to_le_bytes());
+    parcel.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    parcel.push(u8::from(head.shared));
+    parcel.extend_from_slice(bytes);
+}
+
+/// Takes the next frame off a parcel; `None` at its end, and where it is damaged.
+pub fn take_frame<'a>(parcel: &mut &'a [u8]) -> Option<(FrameHead, &'a [u8])> {
+    let (head, rest) = parcel.split_first_chunk::<FRAME_HEAD>()?;
+    let (time, more) = head.split_first_chunk::<8>()?;
+    let (wire_len, more) = more.split_first_chunk::<4>()?;
+    let (len, flags) = more.split_first_chunk::<4>()?;
+    let bytes = rest.get(..u32::from_le_bytes(*len) as usize)?;
+    *parcel = rest.get(bytes.len()..)?;
+    let shared = flags.first().is_some_and(|flags| flags & 1 != 0);
+    Some((FrameHead { time: Time(u64::from_le_bytes(*time)), wire_len: u32::from_le_bytes(*wire_len), shared }, bytes))
+}

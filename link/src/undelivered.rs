@@ -1,0 +1,110 @@
+//! What an agent has not delivered yet: parcels under way, parcels on its disk, batches that the master does not hold.
+
+use crate::spool::{Pushed, Spool, SpooledBatch};
+use rand::Rng;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use thymus_record::message::{Held, ToAgent};
+use thymus_record::{BootId, SensorId};
+
+/// Parcels on their way: waiting, then sent and undecided.
+#[derive(Default)]
+pub(crate) struct Parcels {
+    pub(crate) next: u64,
+    pub(crate) undecided: VecDeque<(u64, Arc<Vec<u8>>)>,
+    /// How many of the undecided were sent over the connection at hand.
+    pub(crate) sent: usize,
+}
+
+impl Parcels {
+    pub(crate) fn taken(&mut self, up_to: u64) {
+        while self.undecided.front().is_some_and(|(number, _)| *number < up_to) {
+            self.undecided.pop_front();
+            self.sent = self.sent.saturating_sub(1);
+        }
+    }
+}
+
+/// The spool of parcels, as its only writer sees it.
+pub(crate) struct Late {
+    spool: Arc<Spool>,
+    agent: SensorId,
+    boot: BootId,
+    next: AtomicU64,
+}
+
+impl Late {
+    pub(crate) fn new(spool: Arc<Spool>, agent: SensorId, boot: u64) -> Late {
+        Late { spool, agent, boot: BootId(boot), next: AtomicU64::new(0) }
+    }
+
+    /// Puts a parcel on disk; false if it takes none.
+    pub(crate) fn push(&self, parcel: Vec<u8>) -> bool {
+        let sequence = self.next.load(Ordering::Relaxed);
+        let (sensor, boot) = (self.agent, self.boot);
+        let batch = SpooledBatch { sensor, boot, sequence, records: 1, bytes: parcel };
+        let stored = matches!(self.spool.push(batch), Ok(Pushed::Stored));
+        self.next.store(sequence + u64::from(stored), Ordering::Relaxed);
+        stored
+    }
+}
+
+/// All of it, as the link's thread sees it.
+pub(crate) struct Undelivered {
+    pub(crate) agent: SensorId,
+    pub(crate) parcels: Parcels,
+    pub(crate) late: Option<Arc<Late>>,
+    pub(crate) batches: Option<(Arc<Spool>, Arc<AtomicU64>)>,
+    pub(crate) unwanted: Arc<AtomicU64>,
+}
+
+impl Undelivered {
+    /// A new connection: nothing is under way.
+    pub(crate) fn rewind(&mut self) {
+        self.parcels.sent = 0;
+        let batches = self.batches.as_ref().map(|(spool, _)| spool);
+        self.late.iter().map(|late| &late.spool).chain(batches).for_each(|spool| spool.rewind());
+    }
+
+    /// There was no room for this batch.
+    pub(crate) fn put_back(&self, boot: BootId, sequence: u64) {
+        self.batches.iter().for_each(|(spool, _)| spool.put_back(self.agent, boot, sequence));
+    }
+
+    /// The vSensor says what became of something; what is about other things comes back.
+    pub(crate) fn settle(&mut self, message: ToAgent) -> Option<ToAgent> {
+        let batches = self.batches.as_ref();
+        match message {
+            ToAgent::Taken { up_to } => self.parcels.taken(up_to),
+            ToAgent::TakenLate { boot, up_to } => {
+                if let (Some(late), Some(last)) = (&self.late, up_to.checked_sub(1)) {
+                    late.spool.acknowledge(&Held { sensor: self.agent, boot: BootId(boot), ranges: vec![(0, last)] });
+                }
+            }
+            ToAgent::Acknowledge(held) => {
+                batches.iter().for_each(|(spool, _)| spool.acknowledge(&Held { sensor: self.agent, ..held.clone() }));
+            }
+            ToAgent::Unwanted(held) => {
+                let rows = batches.map_or(0, |(spool, _)| spool.give_up(&Held { sensor: self.agent, ..held }));
+                self.unwanted.fetch_add(rows, Ordering::Relaxed);
+            }
+            ToAgent::Fork { boot } => {
+                // Another machine runs with our state: count anew.
+                if let Some((_, run)) = batches {
+                    let _ = run.compare_exchange(boot.0, rand::rng().random(), Ordering::AcqRel, Ordering::Acquire);
+                }
+            }
+            message => return Some(message),
+        }
+        None
+    }
+}
+
+/// Waits until a batch may be there.
+pub(crate) async fn filled(batches: Option<&Spool>) {
+    match batches {
+        Some(spool) => spool.wait().await,
+        None => std::future::pending().await,
+    }
+}
