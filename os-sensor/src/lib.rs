@@ -15,6 +15,20 @@ pub mod filter;
 pub mod throttle;
 /// What is let in to be worked on.
 pub mod gate;
+/// The clock without its steps.
+pub mod steady;
+/// The head of each flow.
+pub mod heads;
+/// Metadata mode: flows become rows here.
+pub mod meter;
+/// Metadata mode, on and off.
+pub mod metering;
+/// What waits on disk.
+pub mod waiting;
+/// What is done every so often.
+mod every;
+/// What others own, for a while.
+mod shadow;
 /// What is sent, and what is left to others.
 pub mod select;
 /// What it takes, sends and costs.

@@ -4,7 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use thymus_os_sensor::{join, run, status, system};
+use thymus_os_sensor::{join, run, status, system, waiting};
 
 /// The package's unit that starts it once it has joined.
 const UNIT: &str = "/usr/lib/systemd/system/thymus-os-sensor.path";
@@ -35,6 +35,9 @@ enum Verb {
         /// Where there is no identity yet, join with the token in this file first; its vSensor is waited for.
         #[arg(long)]
         join_token_file: Option<PathBuf>,
+        /// Room on disk for packets while no vSensor is there, e.g. 64MiB; 0 for none.
+        #[arg(long, value_parser = waiting::parse_bytes, default_value = "64MiB")]
+        spool: u64,
     },
     /// Write the manual pages into a folder, for packages.
     #[command(hide = true)]
@@ -62,10 +65,10 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
     let done = match CommandLine::parse().verb {
         Verb::Join { token, state } => join_by_hand(&token, &state),
-        Verb::Run { state, join_token_file } => system::stop_signal()
+        Verb::Run { state, join_token_file, spool } => system::stop_signal()
             .and_then(|stop| {
                 let joined = join_token_file.as_ref().map_or(Ok(true), |file| join::with_file(file, &state, &stop));
-                if joined? { run::run(&state, &stop) } else { Ok(()) }
+                if joined? { run::run(&state, spool, &stop) } else { Ok(()) }
             })
             .map(|()| true),
         Verb::Man { folder } => {

@@ -1,51 +1,39 @@
 //! `run`: capture, select, send, until SIGTERM.
 
-use crate::capture::{Ring, cure, wait};
+use crate::capture::{Ring, cure, name_now, wait};
 use crate::clock::Clock;
 use crate::cost::{Cost, Meter};
+use crate::every::Every;
 use crate::gate::Gate;
 use crate::interfaces::chosen;
+use crate::meter::MeterParts;
 use crate::owners::Owners;
 use crate::select::Select;
 use crate::status::{Status, load_policy, save_policy, write};
 use crate::system::host_name;
+use crate::waiting::Waiting;
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
+use thymus_forward::SharedOwners;
 use thymus_link::Identity;
 use thymus_link::agent::{AgentLink, AgentLinkParts};
 use thymus_record::message::{AgentInterface, AgentState, Policy, ToAgent, ToRelay};
+use thymus_record::owner::Owner;
 
 /// A parcel that is not full is sent after this long.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 const ALIVE_EVERY: Duration = Duration::from_millis(100);
 const LEDGER_EVERY: Duration = Duration::from_secs(1);
-const INTERFACES_EVERY: Duration = Duration::from_secs(2);
+const INTERFACES_EVERY: Duration = Duration::from_millis(500);
+/// Connections whose owners are remembered for rows that are made here.
+const OWNERS_MAX: usize = 16_384;
 /// At the end, what was captured is still sent.
 const LAST: Duration = Duration::from_millis(300);
-
-/// Happens every so often.
-struct Every {
-    period: Duration,
-    next: Duration,
-}
-
-impl Every {
-    fn new(period: Duration) -> Every {
-        Every { period, next: Duration::ZERO }
-    }
-
-    fn is_due(&mut self, now: Duration) -> bool {
-        let due = now >= self.next;
-        if due {
-            self.next = now + self.period;
-        }
-        due
-    }
-}
 
 /// The agent at work.
 struct Agent {
@@ -67,6 +55,8 @@ struct Agent {
     vsensor: String,
     meter: Meter,
     cost: Cost,
+    waiting: Waiting,
+    peers: Vec<SocketAddr>,
     /// What the limits took in the last second.
     capped: Capped,
 }
@@ -80,14 +70,19 @@ struct Capped {
 }
 
 /// Runs until told to stop.
-pub fn run(state: &Path, stop: &AtomicBool) -> Result<(), String> {
+pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), String> {
     let identity = Identity::load(state).map_err(|error| error.to_string())?;
     let (tell, heard) = channel();
+    let waiting = Waiting::open(state, spool_bytes);
+    let boot = Arc::new(AtomicU64::new(rand::random()));
+    let book = SharedOwners::with_max(OWNERS_MAX);
     let parts = AgentLinkParts {
         identity: Identity::load(state).map_err(|error| error.to_string())?,
         name: host_name(),
         software: format!("thymus-os-sensor {}", env!("CARGO_PKG_VERSION")),
         wall: Clock::wall,
+        late: waiting.parcels.clone(),
+        batches: waiting.batches.clone().map(|spool| (spool, Arc::clone(&boot))),
         hear: Box::new(move |message| drop(tell.send(message))),
     };
     let link = AgentLink::start(parts).map_err(|error| format!("no link: {error}"))?;
@@ -95,6 +90,10 @@ pub fn run(state: &Path, stop: &AtomicBool) -> Result<(), String> {
     let policy = load_policy(state);
     let gate = Gate::new(&policy, &[]).map_err(|error| error.to_string())?;
     let mut select = Select::new(identity.sensor.0);
+    if let Some(spool) = waiting.batches.clone() {
+        let (agent, group, secret) = (identity.sensor, identity.group.clone(), [rand::random(), rand::random()]);
+        select.set_meter(MeterParts { agent, group, boot, secret, spool, owners: book.clone() });
+    }
     select.set_policy(policy.clone());
     let mut agent = Agent {
         state: state.to_owned(),
@@ -114,9 +113,10 @@ pub fn run(state: &Path, stop: &AtomicBool) -> Result<(), String> {
         meter: Meter::default(),
         cost: Cost::default(),
         capped: Capped::default(),
+        waiting,
+        peers: Vec::new(),
     };
-    agent.watch_owners();
-    agent.set_own();
+    agent.watch_owners(book);
     agent.look_at_interfaces();
     if agent.rings.is_empty() && !agent.interfaces.is_empty() {
         let why = agent.items.concat().join("; ");
@@ -133,11 +133,16 @@ impl Agent {
         let [mut flush, mut alive, mut ledger, mut interfaces] =
             [FLUSH_EVERY, ALIVE_EVERY, LEDGER_EVERY, INTERFACES_EVERY].map(Every::new);
         while !stop.load(Ordering::Relaxed) {
-            if self.gate.is_open() {
+            let is_open = self.gate.is_open();
+            if is_open {
                 wait(self.rings.values(), FLUSH_EVERY);
-                self.drain();
             } else {
                 std::thread::sleep(FLUSH_EVERY);
+            }
+            self.look_at_peers();
+            self.select.turn(Clock::wall(), clock.monotonic(), self.link.is_connected());
+            if is_open {
+                self.drain();
             }
             while let Ok(message) = self.heard.try_recv() {
                 self.hear(message);
@@ -153,14 +158,18 @@ impl Agent {
             if alive.is_due(now) {
                 let told = ledger.is_due(now);
                 if told {
+                    self.select.note_link(self.link.unwanted_rows(), self.waiting.bytes());
                     self.take_stock(now);
                 }
                 let (left, dropped) = self.select.take_reports();
-                self.link.tell(ToRelay::Alive { ledger: told.then(|| self.select.ledger()), left, dropped });
+                let (metered, time) = (self.select.take_metered(), Some(self.select.time(Clock::wall())));
+                let ledger = told.then(|| self.select.ledger());
+                self.link.tell(ToRelay::Alive { ledger, left, dropped, metered, time });
             }
         }
         self.drain();
         self.flush();
+        self.select.finish();
         std::thread::sleep(LAST);
         write(&self.state, &self.status());
         if let Some(owners) = self.owners {
@@ -183,9 +192,13 @@ impl Agent {
     }
 
     /// Looks up who holds this host's ends of connections, where the system lets us.
-    fn watch_owners(&mut self) {
-        let control = self.link.control();
-        let tell = move |owners| control.tell(ToRelay::Owners { owners });
+    fn watch_owners(&mut self, book: SharedOwners) {
+        let (control, group) = (self.link.control(), self.identity.group.clone());
+        let tell = move |owners: Vec<Owner>| {
+            // Rows that are made here get them here.
+            owners.iter().for_each(|owner| book.add(&group, owner.clone()));
+            control.tell(ToRelay::Owners { owners });
+        };
         match Owners::start(&self.state, &self.identity.group, rand::random(), Box::new(tell)) {
             Ok((owners, watch)) => {
                 self.select.watch(watch);
@@ -232,6 +245,7 @@ impl Agent {
             Some(ToAgent::RenewRefused { why }) => {
                 self.items[2] = vec![format!("the next certificate is refused: {why}")];
             }
+            Some(ToAgent::Offset { nanoseconds }) => self.select.set_offset(nanoseconds),
             Some(_) => {}
         }
     }
@@ -257,11 +271,17 @@ impl Agent {
         rings.values_mut().for_each(|ring| ring.filter(gate.instructions()));
     }
 
-    /// Where the vSensors are now, by name or address.
+    /// The link may have found a vSensor at another address, and goes there next.
+    fn look_at_peers(&mut self) {
+        if let Some(peers) = self.link.new_peers() {
+            self.peers = peers;
+            self.set_own();
+        }
+    }
+
+    /// Where the vSensors are, as far as the link has found them.
     fn set_own(&mut self) {
-        let resolve = |address: &String| address.to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>);
-        let mut own: Vec<SocketAddr> =
-            self.identity.addresses.iter().filter_map(|each| resolve(each).ok()).flatten().collect();
+        let mut own = self.peers.clone();
         // The connection itself, by whatever address it goes: our end of it is ours alone.
         own.extend(self.link.state().ends.iter().flat_map(|(ours, theirs)| [*ours, *theirs]));
         own.sort_unstable();
@@ -279,7 +299,7 @@ impl Agent {
     fn look_at_interfaces(&mut self) {
         let (now, items) = chosen(&self.policy);
         self.items[0] = items;
-        self.rings.retain(|name, _| now.iter().any(|each| each.name == *name));
+        self.keep_rings(&now);
         for interface in &now {
             if self.rings.contains_key(&interface.name) {
                 continue;
@@ -300,6 +320,27 @@ impl Agent {
         if now != self.interfaces {
             self.interfaces = now;
             self.link.tell(ToRelay::Interfaces { interfaces: self.interfaces.clone() });
+        }
+    }
+
+    /// Renamed interfaces go on under their new name; what those that went had captured is still taken, and their drops
+    /// are told.
+    fn keep_rings(&mut self, now: &[AgentInterface]) {
+        let Agent { rings, gate, select, link, .. } = self;
+        for (name, mut ring) in std::mem::take(rings) {
+            match name_now(&ring, &name).filter(|name| now.iter().any(|each| each.name == *name)) {
+                Some(name) => drop(rings.insert(name, ring)),
+                None => {
+                    let in_kernel = ring.is_filtering();
+                    ring.drain(|frame| {
+                        if gate.admits(frame, in_kernel, select) {
+                            select.take(frame, &mut |parcel| link.send(parcel));
+                        }
+                    });
+                    select.kernel_dropped(ring.drops(), false);
+                    tracing::info!("{name} is captured no more");
+                }
+            }
         }
     }
 
@@ -324,6 +365,7 @@ impl Agent {
 
     fn state_now(&self) -> AgentState {
         let mut items = self.items.concat();
+        items.extend(self.waiting.items().into_iter().chain(self.select.trouble()));
         let Policy { cpu_percent_max, mbps_max, .. } = self.policy;
         if self.capped.cpu {
             items.push(format!(

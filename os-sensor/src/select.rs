@@ -1,33 +1,29 @@
-//! One copy of each packet: what this member owns goes into parcels, what others own is left to them and remembered for
-//! two seconds, in case they go.
+//! One copy of each packet: what this member owns goes into parcels, or into rows where the mode is metadata; what others
+//! own is left to them and remembered for two seconds, in case they go.
 
+use crate::heads::{Heads, heads_len};
+use crate::meter::MeterParts;
+use crate::metering::Metering;
 use crate::owners::Watch;
-use std::collections::{HashMap, VecDeque};
+use crate::shadow::{Left, Shadow};
+use crate::steady::Steady;
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use thymus_dissect::Frame;
+use std::time::Duration;
 use thymus_dissect::decode::{Content, Packet, Transport, decode};
+use thymus_dissect::{Frame, LinkType};
 use thymus_link::agent::{FRAME_HEAD, FrameHead, put_frame};
 use thymus_record::Time;
 use thymus_record::ledger::Count;
-use thymus_record::message::{AgentLedger, Members, Policy, ShedReasons};
-use thymus_record::time::SECOND;
-use thymus_witness::{Choice, Witness, ends_of, weight_of};
+use thymus_record::message::{AgentLedger, Members, Mode, Policy, ShedReasons};
+use thymus_witness::{Choice, Ends, Witness, ends_of, ends_of_flow, flow_hash, weight_of};
 
 /// A parcel is handed over when it is as large.
 const PARCEL_BYTES: usize = 60 << 10;
 /// Longest frame that is sent; a longer one is cut.
 const FRAME_MAX: usize = 128 << 10;
-/// How long what others own is remembered, and how much of it.
-const SHADOW: u64 = 2 * SECOND;
-const SHADOW_BYTES: usize = 8 << 20;
-
-/// A packet left to another member.
-struct Left {
-    owner: u32,
-    time: Time,
-    wire_len: u32,
-    bytes: Box<[u8]>,
-}
+/// Whoever was stopped for so long was silent long enough to be taken for gone.
+const STALL: Duration = Duration::from_millis(600);
 
 /// A parcel being filled, and what is in it.
 #[derive(Default)]
@@ -49,14 +45,23 @@ pub struct Select {
     /// Sees which flows begin.
     watch: Option<Watch>,
     parcel: Parcel,
-    shadow: VecDeque<Left>,
-    shadow_bytes: usize,
+    shadow: Shadow,
     ledger: AgentLedger,
     reasons: ShedReasons,
     /// Bytes handed over, since the start.
     sent_bytes: u64,
     left: HashMap<u32, u64>,
     dropped: u64,
+    metered: u64,
+    heads: Option<Heads>,
+    metering: Metering,
+    spooled_bytes: u64,
+    steady: Steady,
+    /// What is added to our time to get the vSensor's.
+    offset: i64,
+    turned: (Time, Duration),
+    /// While we were stopped others took over.
+    stalled: Option<(Time, Time)>,
     /// Bytes that may still be sent within the limit of the policy.
     allowed: f64,
     refilled: Time,
@@ -73,13 +78,20 @@ impl Select {
             policy: Policy::default(),
             watch: None,
             parcel: Parcel::default(),
-            shadow: VecDeque::new(),
-            shadow_bytes: 0,
+            shadow: Shadow::default(),
             ledger: AgentLedger::default(),
             reasons: ShedReasons::default(),
             sent_bytes: 0,
             left: HashMap::new(),
             dropped: 0,
+            metered: 0,
+            heads: None,
+            metering: Metering::default(),
+            spooled_bytes: 0,
+            steady: Steady::default(),
+            offset: 0,
+            turned: (Time(0), Duration::ZERO),
+            stalled: None,
             allowed: 0.0,
             refilled: Time(0),
         }
@@ -87,7 +99,51 @@ impl Select {
 
     /// What was done since the start.
     pub fn ledger(&self) -> AgentLedger {
-        self.ledger
+        let (records, metadata_bytes) = self.metering.records();
+        AgentLedger { records, metadata_bytes, spooled_bytes: self.spooled_bytes, ..self.ledger }
+    }
+
+    /// How metadata is made, where the mode asks for it.
+    pub fn set_meter(&mut self, parts: MeterParts) {
+        self.metering.set_parts(parts);
+    }
+
+    /// What the link knows: rows that the master did not want, bytes that wait on disk.
+    pub fn note_link(&mut self, unwanted: u64, spooled_bytes: u64) {
+        self.metering.set_unwanted(unwanted);
+        self.spooled_bytes = spooled_bytes;
+    }
+
+    /// What the vSensor measured between our time and its own.
+    pub fn set_offset(&mut self, nanoseconds: i64) {
+        self.offset = nanoseconds;
+    }
+
+    /// Our time: the host's clock without its steps.
+    pub fn time(&self, wall: Time) -> Time {
+        self.steady.apply(wall)
+    }
+
+    /// Why no metadata can be made, in words.
+    pub fn trouble(&self) -> Option<String> {
+        self.metering.trouble()
+    }
+
+    /// Time passes: called before each look at what was captured.
+    pub fn turn(&mut self, wall: Time, monotonic: Duration, is_connected: bool) {
+        self.steady.look(wall, monotonic);
+        let now = self.steady.apply(wall);
+        if is_connected && monotonic.saturating_sub(self.turned.1) > STALL && self.turned.0 != Time(0) {
+            self.stalled = Some((self.turned.0, now));
+        }
+        self.turned = (now, monotonic);
+        self.metering.turn(now, self.offset);
+    }
+
+    /// The end: all rows are on their way.
+    pub fn finish(&mut self) {
+        (self.ledger.records, self.ledger.metadata_bytes) = self.metering.records();
+        self.metering.finish();
     }
 
     /// What was given up since the start, by reason.
@@ -124,12 +180,20 @@ impl Select {
 
     /// What to take.
     pub fn set_policy(&mut self, policy: Policy) {
+        let mode = policy.mode;
         self.policy = policy;
+        self.metering.switch(mode == Mode::Metadata, self.turned.0);
+        self.heads = if mode == Mode::Head { self.heads.take().or_else(|| Some(Heads::default())) } else { None };
     }
 
     /// Payload bytes left to others, and given up, since the call before.
     pub fn take_reports(&mut self) -> (Vec<(u32, u64)>, u64) {
         (self.left.drain().collect(), std::mem::take(&mut self.dropped))
+    }
+
+    /// Payload bytes that we made rows of and another one saw too, since the call before.
+    pub fn take_metered(&mut self) -> u64 {
+        std::mem::take(&mut self.metered)
     }
 
     /// The kernel dropped so many; `capped` where it had to, because we may use no more CPU.
@@ -160,6 +224,7 @@ impl Select {
 
     /// A frame of this host; full parcels go to `send`, which gives back what finds no room.
     pub fn take(&mut self, frame: &Frame<'_>, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
+        let frame = &Frame { time: self.steady.apply(frame.time), ..*frame };
         let packet = decode(frame);
         if self.is_own(&packet) {
             return;
@@ -171,18 +236,71 @@ impl Select {
         }
         let choice = ends.map_or(Choice::SendToo, |ends| self.witness.choose(&ends));
         match choice {
+            Choice::Send | Choice::SendToo if self.was_taken_over(ends.as_ref(), frame.time) => {
+                self.ledger.left.add(u64::from(frame.wire_len));
+            }
             Choice::Send | Choice::SendToo => {
-                let head = FrameHead { time: frame.time, wire_len: frame.wire_len, shared: choice == Choice::SendToo };
-                self.put(&head, frame.bytes, weight_of(&packet), send);
+                let weight = weight_of(&packet);
+                self.note_metered(ends.as_ref(), weight);
+                self.deliver(frame, packet, choice == Choice::SendToo, weight, send);
             }
             Choice::Leave(owner) => {
                 self.ledger.left.add(u64::from(frame.wire_len));
                 if ends.is_some_and(|ends| self.witness.second(owner, &ends) == Some(self.me)) {
                     *self.left.entry(owner).or_default() += weight_of(&packet);
                 }
-                self.remember(owner, frame);
+                self.shadow.remember(owner, frame);
             }
         }
+    }
+
+    /// True for what came while we were stopped, where another one sees it too: it has taken over, and sent it.
+    fn was_taken_over(&self, ends: Option<&Ends>, time: Time) -> bool {
+        let stalled = self.stalled.is_some_and(|(from, until)| from < time && time <= until);
+        stalled && ends.is_some_and(|ends| self.witness.second(self.me, ends).is_some())
+    }
+
+    /// Claims are compared by what came; of rows the vSensor cannot see whose packets they hold, so we say it.
+    fn note_metered(&mut self, ends: Option<&Ends>, weight: u64) {
+        if !self.metering.is_on() {
+            return;
+        }
+        match ends.and_then(|ends| self.witness.pair(ends)) {
+            Some((owner, _)) if owner == self.me => self.metered += weight,
+            Some((owner, second)) if second == self.me => *self.left.entry(owner).or_default() += weight,
+            _ => {}
+        }
+    }
+
+    /// A packet that is ours to account: it is sent, whole or in part, or becomes part of a row.
+    fn deliver(
+        &mut self,
+        frame: &Frame<'_>,
+        packet: Packet<'_>,
+        shared: bool,
+        weight: u64,
+        send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>,
+    ) {
+        let wire_len = u64::from(frame.wire_len);
+        if self.policy.mode == Mode::Metadata {
+            if self.metering.take(frame, packet, self.offset) {
+                self.ledger.metadata.add(wire_len);
+            } else {
+                self.ledger.shed.add(wire_len);
+                self.reasons.link.add(wire_len);
+                self.dropped += weight;
+            }
+            return;
+        }
+        let mut bytes = frame.bytes;
+        if let (Some(heads), Some(ends)) = (&mut self.heads, ends_of(&packet)) {
+            let flow = flow_hash(0, &ends);
+            if !heads.is_head(flow, &packet, frame.time, frame.wire_len, self.policy.head_bytes) {
+                bytes = bytes.get(..heads_len(frame, &packet)).unwrap_or(bytes);
+            }
+        }
+        let head = FrameHead { time: frame.time, wire_len: frame.wire_len, shared };
+        self.put(&head, bytes, weight, send);
     }
 
     /// True for what is spoken with a vSensor.
@@ -193,37 +311,22 @@ impl Select {
         ends.iter().any(|end| self.own.iter().any(|own| (own.ip(), own.port()) == *end))
     }
 
-    fn remember(&mut self, owner: u32, frame: &Frame<'_>) {
-        let old = |left: &Left| frame.time.since(left.time) > SHADOW;
-        while self.shadow.front().is_some_and(old) || self.shadow_bytes + frame.bytes.len() > SHADOW_BYTES {
-            let Some(left) = self.shadow.pop_front() else { break };
-            self.shadow_bytes -= left.bytes.len();
-        }
-        self.shadow_bytes += frame.bytes.len();
-        let Frame { time, wire_len, .. } = *frame;
-        self.shadow.push_back(Left { owner, time, wire_len, bytes: frame.bytes.into() });
-    }
-
     /// The group changed: what was left to members that are gone is sent now.
     pub fn members(&mut self, members: &Members, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
         self.witness = Witness::new(self.me, members);
         self.epoch = members.epoch;
+        let Select { metering, witness, .. } = self;
+        metering.hand_over(|key| matches!(witness.choose(&ends_of_flow(key)), Choice::Leave(_)));
         if members.gone.is_empty() {
             return;
         }
-        let shadow = std::mem::take(&mut self.shadow);
-        self.shadow_bytes = 0;
-        for left in shadow {
-            if !members.gone.contains(&left.owner) {
-                self.shadow_bytes += left.bytes.len();
-                self.shadow.push_back(left);
-                continue;
-            }
+        for left in self.shadow.take_of(&members.gone) {
             let wire = u64::from(left.wire_len);
             self.ledger.left.packets = self.ledger.left.packets.saturating_sub(1);
             self.ledger.left.bytes = self.ledger.left.bytes.saturating_sub(wire);
-            let head = FrameHead { time: left.time, wire_len: left.wire_len, shared: true };
-            self.put(&head, &left.bytes, 0, send);
+            let Left { time, wire_len, bytes, .. } = &left;
+            let frame = Frame { bytes, wire_len: *wire_len, time: *time, link: LinkType::Ethernet, port: 0 };
+            self.deliver(&frame, decode(&frame), true, 0, send);
         }
     }
 
@@ -243,6 +346,7 @@ impl Select {
             return;
         }
         put_frame(&mut self.parcel.bytes, head, bytes);
+        self.ledger.cut_bytes += u64::from(head.wire_len).saturating_sub(bytes.len() as u64);
         self.parcel.frames.add(u64::from(head.wire_len));
         self.parcel.weight += weight;
         if self.parcel.bytes.len() >= PARCEL_BYTES {
@@ -298,6 +402,7 @@ mod tests {
     use thymus_link::agent::take_frame;
     use thymus_record::Address;
     use thymus_record::message::Member;
+    use thymus_record::time::SECOND;
     use thymus_witness::claim_of;
 
     fn packet(source: u8, target: u8, port: u16, proto: u8) -> Vec<u8> {

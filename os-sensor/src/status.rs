@@ -3,6 +3,7 @@
 use crate::clock::Clock;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
+use std::io::Write as _;
 use std::path::Path;
 use thymus_record::Time;
 use thymus_record::message::{AgentInterface, AgentLedger, AgentState, Mode, Policy};
@@ -40,11 +41,19 @@ pub struct Status {
     pub pid: u32,
 }
 
-/// Writes the state, whole or not at all.
+/// Writes the state, whole or not at all; on a full disk over the one before, whose room it has.
 pub fn write(state: &Path, status: &Status) {
-    let part = state.join("status.part");
-    if std::fs::write(&part, serde_json::to_vec(status).unwrap_or_default()).is_ok() {
-        let _ = std::fs::rename(part, state.join("status.json"));
+    let (part, place) = (state.join("status.part"), state.join("status.json"));
+    let bytes = serde_json::to_vec(status).unwrap_or_default();
+    if std::fs::write(&part, &bytes).is_ok() {
+        let _ = std::fs::rename(part, place);
+        return;
+    }
+    let _ = std::fs::remove_file(part);
+    if let Ok(mut file) = std::fs::OpenOptions::new().write(true).open(place)
+        && file.write_all(&bytes).is_ok()
+    {
+        let _ = file.set_len(bytes.len() as u64);
     }
 }
 
@@ -108,6 +117,12 @@ fn words(status: &Status) -> String {
         if count.packets > 0 {
             let _ = writeln!(out, "    of these{:>12} packets: {why}", count.packets);
         }
+    }
+    if ledger.cut_bytes > 0 {
+        let _ = writeln!(out, "  cut off  {:>48} bytes of what was sent", ledger.cut_bytes);
+    }
+    if ledger.spooled_bytes > 0 {
+        let _ = writeln!(out, "  on disk  {:>48} bytes, until a vSensor takes them", ledger.spooled_bytes);
     }
     out
 }

@@ -19,4 +19,4 @@ mod packet;
 pub use choice::{Choice, Ends, Witness, claim_of, flow_hash};
 pub use copies::Copies;
 pub use ledger::{Claims, Verdict};
-pub use packet::{ends_of, weight_of};
+pub use packet::{ends_of, ends_of_flow, weight_of};

@@ -2,6 +2,8 @@
 
 use crate::choice::Ends;
 use thymus_dissect::decode::{Content, Datagram, Packet, Transport};
+use thymus_dissect::flow::FlowKey;
+use thymus_record::column::Proto;
 
 /// What decides who sends a packet; `None` where nothing does, and every witness sends. Fragments go by their addresses
 /// alone, so that all of a datagram go one way.
@@ -24,6 +26,13 @@ fn of_datagram(datagram: &Datagram<'_>) -> Ends {
     };
     let proto = if datagram.fragment.is_some() { 0 } else { datagram.proto.0 };
     Ends { source: datagram.source, target: datagram.target, source_port, target_port, proto }
+}
+
+/// The same of a flow, by its key.
+pub fn ends_of_flow(key: &FlowKey) -> Ends {
+    let has_ports = matches!(key.proto, Proto::TCP | Proto::UDP);
+    let (source_port, target_port) = if has_ports { (key.a_port, key.b_port) } else { (0, 0) };
+    Ends { source: key.a, target: key.b, source_port, target_port, proto: key.proto.0 }
 }
 
 /// Payload bytes, the same however a segment was cut or put together on its way.

@@ -3,7 +3,7 @@
 #![expect(clippy::cast_possible_truncation, reason = "constants of the kernel's C types")]
 
 use memmap2::{MmapOptions, MmapRaw};
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,6 +21,7 @@ const RETIRE_MS: u32 = 20;
 
 /// An interface being captured.
 pub struct Ring {
+    index: u32,
     socket: OwnedFd,
     ring: MmapRaw,
     block: usize,
@@ -93,7 +94,7 @@ impl Ring {
         if unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Ring { socket, ring, block: 0, is_filtering })
+        Ok(Ring { index, socket, ring, block: 0, is_filtering })
     }
 
     /// Replaces the filter, at once for what comes from now on.
@@ -104,6 +105,26 @@ impl Ring {
     /// True if the kernel runs the filter; else it is the caller's to run.
     pub fn is_filtering(&self) -> bool {
         self.is_filtering
+    }
+
+    /// The interface's name now, which may be another than it was opened by; `None` when the interface is gone.
+    pub fn name(&self) -> Option<String> {
+        let mut name = [0u8; libc::IF_NAMESIZE];
+        // SAFETY: the buffer is as long as the kernel's longest name.
+        let found = unsafe { libc::if_indextoname(self.index, name.as_mut_ptr().cast()) };
+        let text = CStr::from_bytes_until_nul(&name).ok()?.to_str().ok()?;
+        (!found.is_null()).then(|| text.to_owned())
+    }
+
+    /// An interface that goes down leaves an error on the socket, which else ends every wait at once.
+    fn clear_error(&self) {
+        let mut error: c_int = 0;
+        let mut length = libc::socklen_t::try_from(size_of::<c_int>()).unwrap_or_default();
+        let target = std::ptr::from_mut(&mut error).cast();
+        // SAFETY: the buffer is ours and its size is given.
+        unsafe {
+            libc::getsockopt(self.socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR, target, &raw mut length);
+        }
     }
 
     fn start(&self) -> *mut u8 {
@@ -180,11 +201,14 @@ pub fn cure(error: &io::Error) -> &'static str {
 }
 
 /// Waits until one of the rings has something, at most this long.
-pub fn wait<'a>(rings: impl Iterator<Item = &'a Ring>, at_most: Duration) {
+pub fn wait<'a>(rings: impl Iterator<Item = &'a Ring> + Clone, at_most: Duration) {
     let poll = |ring: &Ring| libc::pollfd { fd: ring.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let mut fds: Vec<libc::pollfd> = rings.map(poll).collect();
+    let mut fds: Vec<libc::pollfd> = rings.clone().map(poll).collect();
     let milliseconds = c_int::try_from(at_most.as_millis()).unwrap_or(c_int::MAX);
     let count = libc::nfds_t::try_from(fds.len()).unwrap_or_default();
     // SAFETY: the descriptors are open for the call and the array's length is given.
     unsafe { libc::poll(fds.as_mut_ptr(), count, milliseconds) };
+    for (ring, _) in rings.zip(&fds).filter(|(_, fd)| fd.revents & libc::POLLERR != 0) {
+        ring.clear_error();
+    }
 }

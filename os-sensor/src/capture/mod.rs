@@ -13,3 +13,15 @@ pub(crate) mod windows;
 pub use linux::{Ring, cure, wait};
 #[cfg(windows)]
 pub use windows::{Ring, cure, wait};
+
+/// The name now of the interface that was opened by this one; `None` when it is gone.
+#[cfg(target_os = "linux")]
+pub fn name_now(ring: &Ring, _opened: &str) -> Option<String> {
+    ring.name()
+}
+
+/// Adapters are found by their names here, so that one with another name is another adapter.
+#[cfg(windows)]
+pub fn name_now(_ring: &Ring, opened: &str) -> Option<String> {
+    Some(opened.to_owned())
+}
