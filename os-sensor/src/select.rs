@@ -22,8 +22,9 @@ use thymus_witness::{Choice, Ends, Witness, ends_of, ends_of_flow, flow_hash, we
 const PARCEL_BYTES: usize = 60 << 10;
 /// Longest frame that is sent; a longer one is cut.
 const FRAME_MAX: usize = 128 << 10;
-/// Whoever was stopped for so long was silent long enough to be taken for gone.
-const STALL: Duration = Duration::from_millis(600);
+/// Whoever was stopped for so long was taken for gone, after half a second, for certain. After a shorter stop what came
+/// meanwhile is sent: the vSensor still knows whether it came from another one too.
+const STALL: Duration = Duration::from_millis(1_500);
 
 /// A parcel being filled, and what is in it.
 #[derive(Default)]
