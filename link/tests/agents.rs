@@ -106,6 +106,10 @@ impl Agents for Served {
     }
 
     fn take(&mut self, _: u32, _: &[u8]) {}
+    fn take_late(&mut self, _: u32, _: &[u8]) {}
+    fn batch(&mut self, _: u32, _: Vec<u8>) -> Result<(), String> {
+        Ok(())
+    }
     fn leave(&mut self, _: u32) {}
     fn tick(&mut self) {}
 }
@@ -135,6 +139,8 @@ fn agent(mut identity: Identity, address: SocketAddr) -> (AgentLink, Arc<Mutex<V
         name: "host".to_owned(),
         software: "test".to_owned(),
         wall: now,
+        late: None,
+        batches: None,
         hear: Box::new(move |message| hearing.lock().unwrap().extend(message)),
     };
     (AgentLink::start(parts).unwrap(), heard)
