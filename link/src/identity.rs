@@ -111,7 +111,7 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// None yet.
-    #[error("{0} holds no identity: join first, with 'thymus-sensor join TOKEN --state {0}'")]
+    #[error("{0} holds no identity: join first, with 'join TOKEN --state {0}'")]
     Missing(String),
     /// Cannot be read or written.
     #[error("{path}: {why}")]

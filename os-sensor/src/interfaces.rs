@@ -115,7 +115,10 @@ fn all() -> BTreeMap<String, Found> {
 /// Adapters but loopback, by the names that people see.
 #[cfg(windows)]
 fn all() -> BTreeMap<String, Found> {
-    let adapters = crate::capture::windows::adapters::all().unwrap_or_default();
+    let adapters = crate::capture::windows::adapters::all().unwrap_or_else(|error| {
+        tracing::warn!("the adapters cannot be listed: {error}");
+        Vec::new()
+    });
     let each = |adapter: crate::capture::windows::adapters::Adapter| {
         let found = Found { is_up: adapter.up, is_real: adapter.hardware, ..Found::default() };
         (adapter.name, found)

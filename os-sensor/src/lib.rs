@@ -45,3 +45,5 @@ pub mod status;
 pub mod join;
 /// All of it, running.
 pub mod run;
+/// Running as a service of the system.
+pub mod service;

@@ -4,7 +4,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use thymus_os_sensor::{join, run, status, system, waiting};
+use thymus_os_sensor::{join, run, service, status, system, waiting};
 
 /// The package's unit that starts it once it has joined.
 const UNIT: &str = "/usr/lib/systemd/system/thymus-os-sensor.path";
@@ -59,11 +59,49 @@ enum Verb {
         #[arg(long, default_value_os_t = system::default_state())]
         state: PathBuf,
     },
+    /// Set the service up with this program, and start it.
+    #[cfg(windows)]
+    Install {
+        /// State folder of the agent.
+        #[arg(long, default_value_os_t = system::default_state())]
+        state: PathBuf,
+    },
+    /// Stop the service and take it away, with the agent's identity.
+    #[cfg(windows)]
+    Uninstall {
+        /// State folder of the agent.
+        #[arg(long, default_value_os_t = system::default_state())]
+        state: PathBuf,
+        /// Keep the identity.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Give the agent's identity up: its folder goes.
+    Forget {
+        /// State folder of the agent.
+        #[arg(long, default_value_os_t = system::default_state())]
+        state: PathBuf,
+    },
+    /// Run as the service: for the service manager alone.
+    #[cfg(windows)]
+    #[command(hide = true)]
+    Service {
+        /// State folder of the agent.
+        #[arg(long, default_value_os_t = system::default_state())]
+        state: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
-    let done = match CommandLine::parse().verb {
+    let verb = CommandLine::parse().verb;
+    #[cfg(windows)]
+    let has_console = !matches!(verb, Verb::Service { .. });
+    #[cfg(not(windows))]
+    let has_console = true;
+    if has_console {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+    }
+    let done = match verb {
         Verb::Join { token, state } => join_by_hand(&token, &state),
         Verb::Run { state, join_token_file, spool } => system::stop_signal()
             .and_then(|stop| {
@@ -83,6 +121,13 @@ fn main() -> ExitCode {
             print!("{words}");
             flows
         }),
+        #[cfg(windows)]
+        Verb::Install { state } => service::install(&state).map(|()| true),
+        #[cfg(windows)]
+        Verb::Uninstall { state, keep } => service::uninstall((!keep).then_some(&*state)).map(|()| true),
+        Verb::Forget { state } => service::forget(&state).map(|()| true),
+        #[cfg(windows)]
+        Verb::Service { state } => service::serve(state).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

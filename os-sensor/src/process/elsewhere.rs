@@ -1,24 +1,33 @@
-//! Systems that cannot be asked yet.
+//! Systems other than Linux.
 
-use super::{Ends, Held};
 use crate::names::Client;
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
-use thymus_record::owner::{Who, why};
 
-/// Sockets of which nothing is told.
-pub struct Sockets(());
+#[cfg(not(windows))]
+pub use nothing::Sockets;
 
-impl Sockets {
-    /// Opens what there is.
-    pub fn open() -> io::Result<Sockets> {
-        Ok(Sockets(()))
-    }
+/// Systems that cannot be asked yet.
+#[cfg(not(windows))]
+mod nothing {
+    use crate::process::{Ends, Held};
+    use std::io;
+    use thymus_record::owner::{Who, why};
 
-    /// The socket of this connection; `None` if there is none.
-    pub fn find(&mut self, _: &Ends) -> io::Result<Option<Held>> {
-        Ok(Some(Held { who: Who::unknown(why::NOT_HERE), ..Held::default() }))
+    /// Sockets of which nothing is told.
+    pub struct Sockets(());
+
+    impl Sockets {
+        /// Opens what there is.
+        pub fn open() -> io::Result<Sockets> {
+            Ok(Sockets(()))
+        }
+
+        /// The socket of this connection; `None` if there is none.
+        pub fn find(&mut self, _: &Ends) -> io::Result<Option<Held>> {
+            Ok(Some(Held { who: Who::unknown(why::NOT_HERE), ..Held::default() }))
+        }
     }
 }
 

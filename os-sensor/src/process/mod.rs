@@ -18,11 +18,21 @@ pub mod users;
 mod linux;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
+/// The IP helper's tables.
+#[cfg(any(windows, test))]
+mod table;
+#[cfg(windows)]
+#[expect(unsafe_code, reason = "the system's tables and processes are reached through C")]
+mod windows;
 
+#[cfg(not(any(target_os = "linux", windows)))]
+pub use elsewhere::Sockets;
 #[cfg(not(target_os = "linux"))]
-pub use elsewhere::{Bell, Early, Sockets, Waiter, bell};
+pub use elsewhere::{Bell, Early, Waiter, bell};
 #[cfg(target_os = "linux")]
 pub use linux::{Bell, Early, Sockets, Waiter, bell, enter_network, wait_for};
+#[cfg(windows)]
+pub use windows::Sockets;
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;

@@ -6,6 +6,12 @@ mod own;
 #[cfg(windows)]
 #[path = "windows.rs"]
 mod own;
+/// What a service says.
+#[cfg(windows)]
+pub(crate) mod event_log;
+/// The registry of this machine.
+#[cfg(windows)]
+pub(crate) mod registry;
 
 pub use own::{cpu_time, default_state, host_name, make_private, rss_bytes};
 

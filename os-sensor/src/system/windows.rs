@@ -1,8 +1,9 @@
 //! Windows.
 #![expect(unsafe_code, reason = "access lists are set through C")]
 
+use std::ffi::OsString;
 use std::io;
-use std::os::windows::ffi::OsStrExt;
+use std::os::windows::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::time::Duration;
@@ -14,7 +15,10 @@ use windows_sys::Win32::Security::{
     DACL_SECURITY_INFORMATION, GetSecurityDescriptorDacl, GetSecurityDescriptorOwner, OWNER_SECURITY_INFORMATION,
     PROTECTED_DACL_SECURITY_INFORMATION,
 };
+use windows_sys::Win32::System::Com::CoTaskMemFree;
+use windows_sys::Win32::System::ProcessStatus::{GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
 use windows_sys::Win32::System::Threading::{GetCurrentProcess, GetProcessTimes};
+use windows_sys::Win32::UI::Shell::{FOLDERID_ProgramData, SHGetKnownFolderPath};
 
 /// Owner: Administrators. SYSTEM and Administrators may do all, and nobody else anything; nothing is inherited from above.
 const PRIVATE: &str = "O:BAD:PAI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)";
@@ -24,8 +28,23 @@ pub fn host_name() -> String {
     std::env::var("COMPUTERNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "host".to_owned())
 }
 
+/// From the system and not from the environment, which a service and its user may see differently.
 fn own_folder() -> PathBuf {
-    std::env::var_os("ProgramData").map_or_else(|| PathBuf::from(r"C:\ProgramData"), PathBuf::from).join("Thymus")
+    let mut text = null_mut();
+    // SAFETY: the text is freed below; on failure it is null.
+    let done = unsafe { SHGetKnownFolderPath(&FOLDERID_ProgramData, 0, null_mut(), &raw mut text) };
+    let mut units = Vec::new();
+    while done >= 0 {
+        // SAFETY: a text of the system's that ends in NUL, where we stop.
+        match unsafe { text.add(units.len()).read() } {
+            0 => break,
+            unit => units.push(unit),
+        }
+    }
+    // SAFETY: the system made it for us to free; null is no harm.
+    unsafe { CoTaskMemFree(text.cast()) };
+    let root = if units.is_empty() { PathBuf::from(r"C:\ProgramData") } else { OsString::from_wide(&units).into() };
+    root.join("Thymus")
 }
 
 /// Where an agent's key and certificate are unless it is told otherwise.
@@ -87,7 +106,12 @@ pub fn cpu_time() -> Option<Duration> {
     (done != 0).then(|| Duration::from_nanos((hundreds(kernel) + hundreds(user)).saturating_mul(100)))
 }
 
-/// Memory in use; not told here yet.
+/// Memory in use.
 pub fn rss_bytes() -> u64 {
-    0
+    // SAFETY: all-zero is a valid row of numbers.
+    let mut counters: PROCESS_MEMORY_COUNTERS = unsafe { std::mem::zeroed() };
+    let len = u32::try_from(size_of::<PROCESS_MEMORY_COUNTERS>()).unwrap_or(0);
+    // SAFETY: the row is ours and its size is given; the handle stands for this process and needs no closing.
+    let done = unsafe { GetProcessMemoryInfo(GetCurrentProcess(), &raw mut counters, len) };
+    if done == 0 { 0 } else { counters.WorkingSetSize as u64 }
 }
