@@ -60,14 +60,12 @@ enum Verb {
         state: PathBuf,
     },
     /// Set the service up with this program, and start it.
-    #[cfg(windows)]
     Install {
         /// State folder of the agent.
         #[arg(long, default_value_os_t = system::default_state())]
         state: PathBuf,
     },
     /// Stop the service and take it away, with the agent's identity.
-    #[cfg(windows)]
     Uninstall {
         /// State folder of the agent.
         #[arg(long, default_value_os_t = system::default_state())]
@@ -121,9 +119,7 @@ fn main() -> ExitCode {
             print!("{words}");
             flows
         }),
-        #[cfg(windows)]
         Verb::Install { state } => service::install(&state).map(|()| true),
-        #[cfg(windows)]
         Verb::Uninstall { state, keep } => service::uninstall((!keep).then_some(&*state)).map(|()| true),
         Verb::Forget { state } => service::forget(&state).map(|()| true),
         #[cfg(windows)]

@@ -1,11 +1,15 @@
 //! The agent as a service of the system: set up, taken away and, on Windows, spoken with.
 
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
+mod own;
 #[cfg(windows)]
 #[path = "windows.rs"]
 mod own;
 
 #[cfg(windows)]
-pub use own::{install, serve, uninstall};
+pub use own::serve;
+pub use own::{install, uninstall};
 
 use std::path::Path;
 
