@@ -202,6 +202,25 @@ mod tests {
         u32::from_ne_bytes(unsafe { run(&raw const raw, &raw const head, packet.as_ptr()) }.to_ne_bytes())
     }
 
+    /// How many bytes of a packet the kernel lets through: it runs the same programs on any socket.
+    fn by_kernel(program: &[Instruction], packet: &[u8]) -> usize {
+        use std::os::fd::AsRawFd;
+        let (sender, receiver) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let code = |i: &Instruction| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
+        let mut code: Vec<libc::sock_filter> = program.iter().map(code).collect();
+        let program = libc::sock_fprog { len: u16::try_from(code.len()).unwrap(), filter: code.as_mut_ptr() };
+        let len = libc::socklen_t::try_from(size_of::<libc::sock_fprog>()).unwrap();
+        // SAFETY: the program lives over the call, which copies it, and its size is given.
+        let done = unsafe {
+            let value = (&raw const program).cast();
+            libc::setsockopt(receiver.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, value, len)
+        };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        receiver.set_nonblocking(true).unwrap();
+        sender.send(packet).unwrap();
+        receiver.recv(&mut [0; 256]).unwrap_or(0)
+    }
+
     const FILTERS: [&str; 22] = [
         "arp",
         "tcp port 80",
@@ -255,12 +274,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn our_interpreter_says_what_libpcaps_says(at in 0..FILTERS.len(), packet in packet(), cut in 0usize..140) {
+        fn our_interpreter_says_what_libpcap_and_the_kernel_say(at in 0..FILTERS.len(), packet in packet(), cut in 0usize..140) {
             let packet = packet.get(..cut).unwrap_or(&packet);
             let compiled = compile(FILTERS[at]).unwrap();
             let program = Program::parse(&compiled.program, PROGRAM_MAX).unwrap();
             let ours = program.run(packet, u32::try_from(packet.len()).unwrap());
             prop_assert_eq!(ours, by_libpcap(&compiled.program, packet), "{}", FILTERS[at]);
+            prop_assert_eq!((ours as usize).min(packet.len()), by_kernel(&compiled.program, packet), "{}", FILTERS[at]);
         }
 
         #[test]
