@@ -171,7 +171,7 @@ fn list(master: &Master) -> Result<String, String> {
                 health.state.sent_mbps,
                 health.state.seen_mbps,
                 health.state.cpu_percent,
-                health.state.members.len()
+                health.state.members_count
             ),
         };
         let (policy, from) = policies.resolve(entry.id, &entry.group);

@@ -24,6 +24,7 @@ use thymus_link::Identity;
 use thymus_link::agent::{AgentLink, AgentLinkParts};
 use thymus_record::message::{AgentInterface, AgentState, Policy, ToAgent, ToRelay};
 use thymus_record::owner::Owner;
+use thymus_record::policy::MEMBERS_TOLD;
 
 /// A parcel that is not full is sent after this long.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
@@ -185,7 +186,8 @@ impl Agent {
         self.select.kernel_dropped(drops, capped);
         let mbps_packets = self.select.shed_reasons().mbps.packets;
         self.capped = Capped { cpu: capped, mbps: mbps_packets > self.capped.mbps_packets, mbps_packets };
-        self.cost = self.meter.look(now, &self.select.ledger(), self.select.sent_bytes());
+        let ledger = self.select.ledger();
+        self.cost = self.meter.look(now, &ledger, self.select.sent_bytes() + ledger.metadata_bytes);
         let status = self.status();
         write(&self.state, &status);
         self.link.tell(ToRelay::State(Box::new(status.state)));
@@ -230,6 +232,7 @@ impl Agent {
         match message {
             // A new connection: the vSensor must hear what we are.
             None => {
+                self.set_own();
                 self.link.tell(ToRelay::Interfaces { interfaces: self.interfaces.clone() });
                 self.select.forget_flows();
             }
@@ -367,6 +370,7 @@ impl Agent {
         let mut items = self.items.concat();
         items.extend(self.waiting.items().into_iter().chain(self.select.trouble()));
         let Policy { cpu_percent_max, mbps_max, .. } = self.policy;
+        let others = self.members.iter().copied().filter(|member| *member != self.identity.sensor.0);
         if self.capped.cpu {
             items.push(format!(
                 "the cap of {cpu_percent_max} % of a core is reached: packets are given up, and counted"
@@ -385,7 +389,8 @@ impl Agent {
             sent_mbps: self.cost.sent_mbps,
             cpu_percent: self.cost.cpu_percent,
             rss_bytes: self.cost.rss_bytes,
-            members: self.members.iter().copied().filter(|member| *member != self.identity.sensor.0).collect(),
+            members_count: u32::try_from(others.clone().count()).unwrap_or(u32::MAX),
+            members: others.take(MEMBERS_TOLD).collect(),
             shed: self.select.shed_reasons(),
             items,
         }

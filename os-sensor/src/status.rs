@@ -92,7 +92,7 @@ fn words(status: &Status) -> String {
     let _ = writeln!(
         out,
         "shares     {} (epoch {}): of a packet that two of them see, one sends",
-        shares(&state.members),
+        shares(state),
         status.epoch
     );
     let _ = writeln!(out, "owners     {}", status.owners);
@@ -141,17 +141,18 @@ fn sentence(status: &Status) -> String {
         "{what}, of {:.2} Mbit/s seen; {:.1} % of a core, {memory} MiB; shares {}",
         state.seen_mbps,
         state.cpu_percent,
-        shares(&state.members)
+        shares(state)
     )
 }
 
-fn shares(others: &[u32]) -> String {
-    let (shown, more) = (others.get(..8).unwrap_or(others), others.len().saturating_sub(8));
-    let numbers = shown.iter().map(|id| id.to_string()).collect::<Vec<_>>().join(", ");
-    match (others.len(), more) {
-        (0, _) => "with 0 other agents".to_owned(),
-        (count, 0) => format!("with {count} other agents ({numbers})"),
-        (count, more) => format!("with {count} other agents ({numbers} and {more} more)"),
+fn shares(state: &AgentState) -> String {
+    let shown = state.members.get(..8).unwrap_or(&state.members);
+    let numbers = shown.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let count = state.members_count;
+    match count.saturating_sub(u32::try_from(shown.len()).unwrap_or_default()) {
+        _ if count == 0 => "with 0 other agents".to_owned(),
+        0 => format!("with {count} other agents ({numbers})"),
+        more => format!("with {count} other agents ({numbers} and {more} more)"),
     }
 }
 
@@ -194,7 +195,7 @@ mod tests {
             cpu_percent: 0.8,
             ..AgentState::default()
         };
-        status.state.members = vec![2, 3, 4];
+        (status.state.members, status.state.members_count) = (vec![2, 3, 4], 3);
         write(dir.path(), &status);
         let (words, flows) = read(dir.path()).unwrap();
         let first = "sends      0.40 Mbit/s to sensor-a (metadata mode), of 41.00 Mbit/s seen; 0.8 % of a core";

@@ -11,6 +11,8 @@ pub const FILTER_TEXT_MAX: usize = 2_048;
 pub const PATTERNS_MAX: usize = 64;
 /// Longest pattern for interfaces.
 pub const PATTERN_TEXT_MAX: usize = 64;
+/// Members that an agent names when it says how it fares.
+pub const MEMBERS_TOLD: usize = 16;
 /// Fewest bytes of a frame that are worth sending: the heads of all layers.
 pub const SNAPLEN_MIN: u32 = 64;
 
@@ -220,6 +222,8 @@ pub struct AgentState {
     /// Memory in use.
     pub rss_bytes: u64,
     /// Members with which it shares out packets.
+    pub members_count: u32,
+    /// Some of them, [`MEMBERS_TOLD`] at most.
     pub members: Vec<u32>,
     /// Packets given up, by reason.
     pub shed: ShedReasons,

@@ -5,10 +5,10 @@ use super::group::Group;
 use crate::filter::compile;
 use std::sync::Arc;
 use thymus_record::message::{AgentState, ToAgent, ToMaster, ToSensor};
+use thymus_record::policy::MEMBERS_TOLD;
 
-/// Sentences that one agent may tell, and members that it may name.
+/// Sentences that one agent may tell.
 const ITEMS_MAX: usize = 16;
-const MEMBERS_MAX: usize = 2_000;
 /// Ticks between two requests of an agent for a certificate, and their largest.
 const RENEW_EVERY: u64 = 50;
 const RENEW_BYTES_MAX: usize = 16 << 10;
@@ -91,6 +91,6 @@ fn bounded(mut state: AgentState) -> AgentState {
     state.items.truncate(ITEMS_MAX);
     state.items.iter_mut().for_each(|item| cut(item, 300));
     cut(&mut state.filter, 300);
-    state.members.truncate(MEMBERS_MAX);
+    state.members.truncate(MEMBERS_TOLD);
     state
 }
