@@ -18,7 +18,7 @@
 use crate::cure::{with_cure, words_of};
 use crate::dial::{Peers, dial, silence};
 use crate::frame::{FrameReader, Kind, WireFrame};
-pub use crate::parcel::{FRAME_HEAD, FrameHead, put_frame, take_frame};
+pub use crate::parcel::{FRAME_HEAD, FrameHead, Spares, put_frame, take_frame};
 use crate::spool::Spool;
 use crate::tls::{agent_client, peer_as, sensor_name};
 use crate::undelivered::{Late, Parcels, Undelivered, filled};
@@ -40,6 +40,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+/// Messages waiting to be told.
+const MESSAGES_MAX: usize = 1_024;
 /// Parcels sent and not yet taken.
 const UNDECIDED_MAX: usize = 32;
 /// Parcels waiting to be sent; at 64 KiB each, a second of 34 Mbit/s.
@@ -71,6 +73,8 @@ pub struct AgentLinkParts {
     pub late: Option<Arc<Spool>>,
     /// Batches of our own metadata, and the run that numbers them.
     pub batches: Option<(Arc<Spool>, Arc<AtomicU64>)>,
+    /// Where parcels that were taken go, to be filled again.
+    pub spares: Spares,
     /// Hears what the vSensor says, and with `None` that a connection begins.
     pub hear: Box<dyn Fn(Option<ToAgent>) + Send + Sync>,
 }
@@ -78,15 +82,15 @@ pub struct AgentLinkParts {
 /// Tells the vSensor something, from any thread.
 #[derive(Clone)]
 pub struct AgentControl {
-    messages: mpsc::UnboundedSender<ToRelay>,
+    messages: mpsc::Sender<ToRelay>,
     state: Arc<Mutex<UplinkState>>,
 }
 
 impl AgentControl {
-    /// Tells the vSensor something. Where none is there, it is forgotten.
+    /// Tells the vSensor something. Where none is there, or it is far behind, it is forgotten.
     pub fn tell(&self, message: ToRelay) {
         if self.state.lock().unwrap_or_else(PoisonError::into_inner).connected {
-            let _ = self.messages.send(message);
+            let _ = self.messages.try_send(message);
         }
     }
 }
@@ -109,7 +113,7 @@ impl AgentLink {
         let (stop, state) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(UplinkState::default())));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (parcels, waiting) = mpsc::channel(WAITING_MAX);
-        let (sender, messages) = mpsc::unbounded_channel();
+        let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let control = AgentControl { messages: sender, state: Arc::clone(&state) };
         let boot: u64 = rand::rng().random();
         let agent = parts.identity.sensor;
@@ -117,7 +121,7 @@ impl AgentLink {
         let unwanted = Arc::new(AtomicU64::new(0));
         let left = Undelivered {
             agent,
-            parcels: Parcels::default(),
+            parcels: Parcels { spares: parts.spares.clone(), ..Parcels::default() },
             late: late.clone(),
             batches: parts.batches.clone(),
             unwanted: Arc::clone(&unwanted),
@@ -204,7 +208,7 @@ struct Running {
     silent: bool,
     boot: u64,
     waiting: mpsc::Receiver<Vec<u8>>,
-    messages: mpsc::UnboundedReceiver<ToRelay>,
+    messages: mpsc::Receiver<ToRelay>,
     left: Undelivered,
     state: Arc<Mutex<UplinkState>>,
     stop: Arc<AtomicBool>,
@@ -303,7 +307,7 @@ impl Running {
         let mut has_room = true;
         let mut renewals = interval(RENEW_EVERY);
         loop {
-            self.send_waiting(writer).await?;
+            self.left.parcels.send(writer).await?;
             while has_room && let Some(batch) = batches.as_ref().and_then(|spool| spool.take_next(BATCHES_MAX)) {
                 for frame in WireFrame::batch(&batch.bytes) {
                     writer.write_all(&frame.encode()).await?;
@@ -348,8 +352,7 @@ impl Running {
                     }
                 }
                 Some(parcel) = self.waiting.recv(), if room => {
-                    self.left.parcels.undecided.push_back((self.left.parcels.next, Arc::new(parcel)));
-                    self.left.parcels.next += 1;
+                    self.left.parcels.add(parcel);
                 }
             }
         }
@@ -375,21 +378,11 @@ impl Running {
         let undecided = std::mem::take(&mut self.left.parcels.undecided);
         let Some(late) = &self.left.late else { return };
         undecided.into_iter().for_each(|(_, parcel)| {
-            late.push(parcel.to_vec());
+            late.push(parcel);
         });
         while let Ok(parcel) = self.waiting.try_recv() {
             late.push(parcel);
         }
-    }
-
-    /// Sends what was not sent over this connection.
-    async fn send_waiting(&mut self, writer: &mut WriteHalf<Tls>) -> io::Result<()> {
-        while let Some((number, parcel)) = self.left.parcels.undecided.get(self.left.parcels.sent) {
-            let frame = WireFrame { kind: Kind::Frames, stream: *number, payload: parcel.to_vec() };
-            writer.write_all(&frame.encode()).await?;
-            self.left.parcels.sent += 1;
-        }
-        Ok(())
     }
 }
 

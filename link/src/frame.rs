@@ -64,6 +64,13 @@ impl WireFrame {
         WireFrame { kind: Kind::Control, stream: 0, payload: serde_json::to_vec(message).unwrap_or_default() }
     }
 
+    /// What stands in front of a payload.
+    pub fn head(kind: Kind, stream: u64, length: usize) -> [u8; HEAD] {
+        let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+        let [e, f, g, h, i, j, k, l] = stream.to_be_bytes();
+        [a, b, c, d, kind as u8, e, f, g, h, i, j, k, l]
+    }
+
     /// The frames of a batch.
     pub fn batch(bytes: &[u8]) -> Vec<WireFrame> {
         let last = bytes.len().div_ceil(PAYLOAD_MAX).saturating_sub(1);

@@ -1,9 +1,36 @@
 //! Captured frames put together on their way to a vSensor: see [`crate::agent`] for the layout.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use thymus_record::Time;
 
 /// Bytes in front of each frame in a parcel.
 pub const FRAME_HEAD: usize = 17;
+
+/// Room of a parcel: what it is handed over at, and a frame on top that is larger than most.
+const ROOM: usize = 128 << 10;
+/// Empty parcels kept.
+const SPARES_MAX: usize = 16;
+
+/// Empty parcels that were delivered, with their memory: fresh memory costs more than the copy into it.
+#[derive(Clone, Default, Debug)]
+pub struct Spares(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Spares {
+    /// An empty parcel with room.
+    pub fn take(&self) -> Vec<u8> {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(ROOM))
+    }
+
+    /// A parcel that is no longer needed.
+    pub fn give(&self, mut parcel: Vec<u8>) {
+        let mut spares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spares.len() < SPARES_MAX && parcel.capacity() <= 2 * ROOM {
+            parcel.clear();
+            spares.push(parcel);
+        }
+    }
+}
 
 /// What stands in front of a captured frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

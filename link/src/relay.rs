@@ -15,7 +15,7 @@ use std::time::Duration;
 use thymus_record::message::{ToAgent, ToRelay};
 use tokio::io::{AsyncWriteExt, ReadHalf, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -30,6 +30,10 @@ const JOIN_MAX: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(100);
 /// An agent that has another vSensor waits 1.2 s for a sign of life.
 const PING_EVERY: Duration = Duration::from_millis(300);
+/// Messages on their way to one agent.
+const MESSAGES_MAX: usize = 1_024;
+/// How long what was taken may wait to be told together with the next.
+const TAKEN_WITHIN: Duration = Duration::from_millis(5);
 /// Connections at once, joiners included.
 const CONNECTIONS_MAX: usize = 4_096;
 /// Largest hello that is looked at.
@@ -39,12 +43,18 @@ const RUNS_MAX: usize = 16_384;
 
 /// Speaks to one agent.
 #[derive(Clone)]
-pub struct AgentSender(mpsc::UnboundedSender<ToAgent>);
+pub struct AgentSender {
+    queue: mpsc::Sender<ToAgent>,
+    is_stuck: Arc<Notify>,
+}
 
 impl AgentSender {
-    /// Sends a message; one to an agent that is gone is lost.
+    /// Sends a message; one to an agent that is gone is lost. An agent that does not take what it is sent is cut off, so
+    /// that it costs no memory and never goes on with half of what it was told.
     pub fn send(&self, message: ToAgent) {
-        let _ = self.0.send(message);
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(message) {
+            self.is_stuck.notify_one();
+        }
     }
 }
 
@@ -207,7 +217,8 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
         return Err(io::Error::other("it did not say hello"));
     };
     let name: String = name.chars().filter(|letter| !letter.is_control()).take(64).collect();
-    let (sender, mut messages) = mpsc::unbounded_channel();
+    let (queue, mut messages) = mpsc::channel(MESSAGES_MAX);
+    let sender = AgentSender { queue, is_stuck: Arc::default() };
     let next = shared
         .runs
         .lock()
@@ -215,8 +226,8 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
         .get(&(agent, boot, Lane::Live))
         .copied()
         .unwrap_or(0);
-    let _ = sender.send(ToAgent::Taken { up_to: next });
-    let entered = shared.agents().enter(agent, &name, peer, AgentSender(sender.clone()));
+    sender.send(ToAgent::Taken { up_to: next });
+    let entered = shared.agents().enter(agent, &name, peer, sender.clone());
     if let Err(why) = entered {
         writer.write_all(&WireFrame::control(&ToAgent::Refused { why: why.clone() }).encode()).await?;
         let _ = writer.shutdown().await;
@@ -230,7 +241,18 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
                 message = messages.recv() => message,
                 _ = pings.tick() => Some(ToAgent::Ping {}),
             };
-            let Some(message) = message else { return Ok(()) };
+            let Some(mut message) = message else { return Ok(()) };
+            if matches!(message, ToAgent::Taken { .. }) {
+                // Of what was taken only the newest counts, and a little later is as good: to wake the agent up costs
+                // it more than a parcel.
+                tokio::time::sleep(TAKEN_WITHIN).await;
+                while let (ToAgent::Taken { .. }, Ok(next)) = (&message, messages.try_recv()) {
+                    if !matches!(next, ToAgent::Taken { .. }) {
+                        writer.write_all(&WireFrame::control(&message).encode()).await?;
+                    }
+                    message = next;
+                }
+            }
             writer.write_all(&WireFrame::control(&message).encode()).await?;
             writer.flush().await?;
             if let ToAgent::Refused { why } = message {
@@ -242,6 +264,7 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
     let ended = tokio::select! {
         ended = listen(shared, (agent, boot), &mut reader, &sender) => ended,
         ended = speak => ended,
+        () = sender.is_stuck.notified() => Err(io::Error::other("it does not take what it is sent")),
     };
     shared.agents().leave(agent);
     ended
@@ -251,7 +274,7 @@ async fn listen(
     shared: &Shared,
     run: (u32, u64),
     reader: &mut FrameReader<ReadHalf<TlsStream<TcpStream>>>,
-    sender: &mpsc::UnboundedSender<ToAgent>,
+    sender: &AgentSender,
 ) -> io::Result<()> {
     let mut patience = FIRST_MAX;
     let mut assembly = Assembly::default();
@@ -269,7 +292,7 @@ async fn listen(
                 if is_next(shared, (run.0, run.1, Lane::Live), frame.stream) {
                     shared.agents().take(run.0, &frame.payload);
                 }
-                let _ = sender.send(ToAgent::Taken { up_to: frame.stream + 1 });
+                sender.send(ToAgent::Taken { up_to: frame.stream + 1 });
             }
             Kind::LateFrames => {
                 let Some((boot, parcel)) = frame.payload.split_first_chunk::<8>() else {
@@ -279,7 +302,7 @@ async fn listen(
                 if is_next(shared, (run.0, boot, Lane::Late), frame.stream) {
                     shared.agents().take_late(run.0, parcel);
                 }
-                let _ = sender.send(ToAgent::TakenLate { boot, up_to: frame.stream.saturating_add(1) });
+                sender.send(ToAgent::TakenLate { boot, up_to: frame.stream.saturating_add(1) });
             }
             Kind::BatchPiece | Kind::BatchEnd => {
                 if let Some(batch) = assembly.add(frame)? {

@@ -1,28 +1,50 @@
 //! What an agent has not delivered yet: parcels under way, parcels on its disk, batches that the master does not hold.
 
+use crate::frame::{Kind, WireFrame};
+use crate::parcel::Spares;
 use crate::spool::{Pushed, Spool, SpooledBatch};
+use bytes::Buf;
 use rand::Rng;
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thymus_record::message::{Held, ToAgent};
 use thymus_record::{BootId, SensorId};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// Parcels on their way: waiting, then sent and undecided.
 #[derive(Default)]
 pub(crate) struct Parcels {
     pub(crate) next: u64,
-    pub(crate) undecided: VecDeque<(u64, Arc<Vec<u8>>)>,
+    pub(crate) undecided: VecDeque<(u64, Vec<u8>)>,
     /// How many of the undecided were sent over the connection at hand.
     pub(crate) sent: usize,
+    /// Where their memory goes.
+    pub(crate) spares: Spares,
 }
 
 impl Parcels {
     pub(crate) fn taken(&mut self, up_to: u64) {
         while self.undecided.front().is_some_and(|(number, _)| *number < up_to) {
-            self.undecided.pop_front();
+            self.undecided.pop_front().into_iter().for_each(|(_, parcel)| self.spares.give(parcel));
             self.sent = self.sent.saturating_sub(1);
         }
+    }
+
+    pub(crate) fn add(&mut self, parcel: Vec<u8>) {
+        self.undecided.push_back((self.next, parcel));
+        self.next += 1;
+    }
+
+    /// Sends what was not sent over this connection. Head and parcel go out as they lie, in records of TLS's full length.
+    pub(crate) async fn send(&mut self, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        while let Some((number, parcel)) = self.undecided.get(self.sent) {
+            let head = WireFrame::head(Kind::Frames, *number, parcel.len());
+            writer.write_all_buf(&mut head.as_slice().chain(parcel.as_slice())).await?;
+            self.sent += 1;
+        }
+        Ok(())
     }
 }
 

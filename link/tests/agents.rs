@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use thymus_link::agent::{AgentLink, AgentLinkParts};
+use thymus_link::agent::{AgentLink, AgentLinkParts, Spares};
 use thymus_link::enrol::{Redeemed, TokenBook, join};
 use thymus_link::issuer::TokenGrant;
 use thymus_link::relay::{AgentSender, Agents, Relay};
@@ -135,6 +135,7 @@ fn agent(mut identity: Identity, address: SocketAddr) -> (AgentLink, Arc<Mutex<V
     let heard: Arc<Mutex<Vec<ToAgent>>> = Arc::default();
     let hearing = Arc::clone(&heard);
     let parts = AgentLinkParts {
+        spares: Spares::default(),
         identity,
         name: "host".to_owned(),
         software: "test".to_owned(),

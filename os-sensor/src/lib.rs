@@ -29,6 +29,8 @@ pub mod waiting;
 mod every;
 /// What others own, for a while.
 mod shadow;
+/// Frames put together.
+mod parcel;
 /// What is sent, and what is left to others.
 pub mod select;
 /// What it takes, sends and costs.

@@ -5,6 +5,7 @@ use crate::heads::{Heads, heads_len};
 use crate::meter::MeterParts;
 use crate::metering::Metering;
 use crate::owners::Watch;
+use crate::parcel::Parcel;
 use crate::shadow::{Left, Shadow};
 use crate::steady::Steady;
 use std::collections::HashMap;
@@ -12,9 +13,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use thymus_dissect::decode::{Content, Packet, Transport, decode};
 use thymus_dissect::{Frame, LinkType};
-use thymus_link::agent::{FRAME_HEAD, FrameHead, put_frame};
+use thymus_link::agent::{FRAME_HEAD, FrameHead, Spares};
 use thymus_record::Time;
-use thymus_record::ledger::Count;
 use thymus_record::message::{AgentLedger, Members, Mode, Policy, ShedReasons};
 use thymus_witness::{Choice, Ends, Witness, ends_of, ends_of_flow, flow_hash, weight_of};
 
@@ -25,14 +25,6 @@ const FRAME_MAX: usize = 128 << 10;
 /// Whoever was stopped for so long was taken for gone, after half a second, for certain. After a shorter stop what came
 /// meanwhile is sent: the vSensor still knows whether it came from another one too.
 const STALL: Duration = Duration::from_millis(1_500);
-
-/// A parcel being filled, and what is in it.
-#[derive(Default)]
-struct Parcel {
-    bytes: Vec<u8>,
-    frames: Count,
-    weight: u64,
-}
 
 /// What is sent, and what is left.
 pub struct Select {
@@ -172,6 +164,11 @@ impl Select {
         if let Some(watch) = &mut self.watch {
             watch.forget();
         }
+    }
+
+    /// Where empty parcels come from.
+    pub fn set_spares(&mut self, spares: Spares) {
+        self.parcel.spares = spares;
     }
 
     /// Where the vSensors are.
@@ -346,7 +343,7 @@ impl Select {
             self.dropped += weight;
             return;
         }
-        put_frame(&mut self.parcel.bytes, head, bytes);
+        self.parcel.put(head, bytes);
         self.ledger.cut_bytes += u64::from(head.wire_len).saturating_sub(bytes.len() as u64);
         self.parcel.frames.add(u64::from(head.wire_len));
         self.parcel.weight += weight;
@@ -375,7 +372,7 @@ impl Select {
 
     /// Hands over what is in the parcel.
     pub fn flush(&mut self, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
-        let Parcel { bytes, frames, weight } = std::mem::take(&mut self.parcel);
+        let Parcel { bytes, frames, weight, .. } = self.parcel.take();
         if bytes.is_empty() {
             return;
         }

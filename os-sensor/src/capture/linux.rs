@@ -20,6 +20,11 @@ const BLOCKS: usize = 64;
 /// A block that is not full is given up after this many milliseconds.
 const RETIRE_MS: u32 = 20;
 
+/// While packets flow the ring is looked at this often, and not for each of its blocks: to wake up costs more than a block.
+const NAP: Duration = Duration::from_millis(10);
+/// With so many blocks found at once there is no time for a nap.
+const FAST: usize = BLOCKS / 4;
+
 /// An interface being captured.
 pub struct Ring {
     index: u32,
@@ -27,6 +32,8 @@ pub struct Ring {
     ring: MmapRaw,
     block: usize,
     is_filtering: bool,
+    /// The last look found some blocks, and far from all.
+    is_flowing: bool,
 }
 
 // SAFETY: the socket and its ring belong to this value alone; the kernel does not care which thread uses them.
@@ -95,7 +102,7 @@ impl Ring {
         if unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Ring { index, socket, ring, block: 0, is_filtering })
+        Ok(Ring { index, socket, ring, block: 0, is_filtering, is_flowing: false })
     }
 
     /// Replaces the filter, at once for what comes from now on.
@@ -140,8 +147,10 @@ impl Ring {
 
     /// Gives every frame that is there to `each`, and the blocks back to the kernel.
     pub fn drain(&mut self, mut each: impl FnMut(&Frame<'_>)) {
-        for _ in 0..BLOCKS {
+        self.is_flowing = false;
+        for taken in 0..BLOCKS {
             if self.status().load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
+                self.is_flowing = (1..FAST).contains(&taken);
                 return;
             }
             // SAFETY: the block is ours until its status is given back; its head is within the mapping.
@@ -201,8 +210,11 @@ pub fn cure(error: &io::Error) -> &'static str {
     if error.raw_os_error() == Some(libc::EPERM) { "; run as root, or give the program CAP_NET_RAW" } else { "" }
 }
 
-/// Waits until one of the rings has something, at most this long.
+/// Waits until one of the rings has something, or, while they have, a little; at most this long.
 pub fn wait<'a>(rings: impl Iterator<Item = &'a Ring> + Clone, at_most: Duration) {
+    if rings.clone().any(|ring| ring.is_flowing) {
+        return std::thread::sleep(NAP.min(at_most));
+    }
     let poll = |ring: &Ring| libc::pollfd { fd: ring.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let mut fds: Vec<libc::pollfd> = rings.clone().map(poll).collect();
     let milliseconds = c_int::try_from(at_most.as_millis()).unwrap_or(c_int::MAX);
