@@ -2,6 +2,7 @@
 
 use super::digest::digest;
 use super::source::{AgentSource, RelayNotes};
+use super::speaker::speaks_for;
 use crate::clock::Clock;
 use crate::deal::{Dealer, deal_to};
 use crate::offset::Offset;
@@ -158,8 +159,8 @@ impl Group {
         let Some((root, book)) = &self.owners else { return };
         for owner in owners.into_iter().take(OWNERS_MAX) {
             let claim = claim_of(self.seed, owner.local.ip().into());
-            let claims = |id: u32| self.agents.get(&id).is_some_and(|each| each.claims.contains(&claim));
-            if claims(agent) || !self.agents.keys().any(|id| claims(*id)) {
+            let claims = self.agents.iter().map(|(id, each)| (*id, each.claims.as_slice()));
+            if speaks_for(agent, claim, claims) {
                 book.add(root, owner);
             } else {
                 self.notes.refuse_owner();

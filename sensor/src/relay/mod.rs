@@ -9,6 +9,8 @@ mod control;
 mod digest;
 /// Their batches on the way through.
 mod passing;
+/// Whose word counts on owners.
+mod speaker;
 /// Their frames for the poll loop.
 mod source;
 
