@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use thymus_forward::SharedOwners;
 use thymus_link::Identity;
-use thymus_link::agent::{AgentLink, AgentLinkParts, Spares};
+use thymus_link::agent::{AgentLink, AgentLinkParts};
 use thymus_record::message::{AgentInterface, AgentState, Policy, ToAgent, ToRelay};
 use thymus_record::owner::Owner;
 use thymus_record::policy::MEMBERS_TOLD;
@@ -77,13 +77,13 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
     let waiting = Waiting::open(state, spool_bytes);
     let boot = Arc::new(AtomicU64::new(rand::random()));
     let book = SharedOwners::with_max(OWNERS_MAX);
-    let spares = Spares::default();
+    let mut select = Select::new(identity.sensor.0);
     let parts = AgentLinkParts {
         identity: Identity::load(state).map_err(|error| error.to_string())?,
         name: host_name(),
         software: format!("thymus-os-sensor {}", env!("CARGO_PKG_VERSION")),
         wall: Clock::wall,
-        spares: spares.clone(),
+        spares: select.spares(),
         late: waiting.parcels.clone(),
         batches: waiting.batches.clone().map(|spool| (spool, Arc::clone(&boot))),
         hear: Box::new(move |message| drop(tell.send(message))),
@@ -92,8 +92,6 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
     // Until the vSensor says otherwise, what it said last.
     let policy = load_policy(state);
     let gate = Gate::new(&policy, &[]).map_err(|error| error.to_string())?;
-    let mut select = Select::new(identity.sensor.0);
-    select.set_spares(spares);
     if let Some(spool) = waiting.batches.clone() {
         let (agent, group, secret) = (identity.sensor, identity.group.clone(), [rand::random(), rand::random()]);
         select.set_meter(MeterParts { agent, group, boot, secret, spool, owners: book.clone() });

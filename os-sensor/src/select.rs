@@ -167,8 +167,8 @@ impl Select {
     }
 
     /// Where empty parcels come from.
-    pub fn set_spares(&mut self, spares: Spares) {
-        self.parcel.spares = spares;
+    pub fn spares(&self) -> Spares {
+        self.parcel.spares.clone()
     }
 
     /// Where the vSensors are.
