@@ -90,10 +90,12 @@ impl Select {
         }
     }
 
-    /// What was done since the start.
+    /// What was done since the start; what lies in the parcel counts as sent.
     pub fn ledger(&self) -> AgentLedger {
         let (records, metadata_bytes) = self.metering.records();
-        AgentLedger { records, metadata_bytes, spooled_bytes: self.spooled_bytes, ..self.ledger }
+        let mut sent = self.ledger.sent;
+        sent += self.parcel.frames;
+        AgentLedger { sent, records, metadata_bytes, spooled_bytes: self.spooled_bytes, ..self.ledger }
     }
 
     /// How metadata is made, where the mode asks for it.

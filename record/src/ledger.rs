@@ -138,17 +138,31 @@ pub struct AgentLedger {
 }
 
 impl AgentLedger {
-    /// True if every packet seen has exactly one fate.
-    pub fn adds_up(&self) -> bool {
+    /// What does not add up, in words: every packet seen has exactly one fate.
+    pub fn imbalance(&self) -> Option<String> {
         let mut sum = Count::default();
         [self.sent, self.left, self.filtered, self.shed, self.metadata].into_iter().for_each(|part| sum += part);
-        sum == self.seen
+        (sum != self.seen).then(|| {
+            format!(
+                "seen is {} packets, {} bytes, but sent + left + filtered + shed + metadata is {} packets, {} bytes",
+                self.seen.packets, self.seen.bytes, sum.packets, sum.bytes
+            )
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_packet_of_an_agent_without_a_fate_is_an_imbalance() {
+        let mut ledger = AgentLedger::default();
+        ledger.seen.add(60);
+        assert!(ledger.imbalance().is_some_and(|words| words.contains("seen is 1 packets")));
+        ledger.metadata.add(60);
+        assert_eq!(ledger.imbalance(), None);
+    }
 
     #[test]
     fn one_lost_packet_is_an_imbalance() {

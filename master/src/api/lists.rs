@@ -180,8 +180,13 @@ pub(crate) async fn ledger(
     Extension(who): Extension<Principal>,
 ) -> Result<Json<Value>, Problem> {
     let entries = master.book.sensors().map_err(|error| Problem::internal(&error))?;
-    let (mut total, mut each, mut imbalances) = (Ledger::default(), Vec::new(), Vec::new());
+    let (mut total, mut each, mut agents, mut imbalances) = (Ledger::default(), Vec::new(), Vec::new(), Vec::new());
     for entry in entries.iter().filter(|entry| allows_group(&who.scope, &entry.group)) {
+        if let Some((through, health)) = master.sensors.agent(SensorId(entry.id)) {
+            imbalances.extend(health.ledger.imbalance().map(|words| format!("agent {}: {words}", entry.name)));
+            let (id, through) = (entry.id.to_string(), through.0.to_string());
+            agents.push(json!({"id": id, "name": entry.name, "through": through, "ledger": health.ledger}));
+        }
         let Some(health) = master.sensors.last_health(SensorId(entry.id)) else { continue };
         let ledger = health.ledger;
         imbalances.extend(ledger.imbalances().into_iter().map(|words| format!("{}: {words}", entry.name)));
@@ -199,7 +204,7 @@ pub(crate) async fn ledger(
     };
     let page = master.store.query(&request).await?;
     let minutes: Vec<Value> = page.items.iter().filter_map(|item| minute(item.get())).collect();
-    Ok(Json(json!({"total": total, "sensors": each, "imbalances": imbalances, "minutes": minutes})))
+    Ok(Json(json!({"total": total, "sensors": each, "agents": agents, "imbalances": imbalances, "minutes": minutes})))
 }
 
 /// A stats row, with the port by name.
