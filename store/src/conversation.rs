@@ -47,6 +47,8 @@ pub(crate) struct Sighting {
     pub(crate) start: Time,
     /// The last packet of the row's span.
     pub(crate) until: Time,
+    /// It is of the flow itself, not of what was spoken in it.
+    pub(crate) is_flow: bool,
     /// Its sensor gives the flow to another one.
     pub(crate) handed_over: bool,
 }
@@ -96,23 +98,30 @@ impl Conversations {
             if known.len() >= PER_KEY {
                 known.remove(0);
             }
-            let Sighting { uid, start, until, handed_over } = row;
+            let Sighting { uid, start, until, handed_over, .. } = row;
             known.push(Conversation { uid, start, until, primary: sensor, primary_until: until, handed_over });
             return Mark { primary: true, joined: None };
         };
-        conversation.until = conversation.until.max(row.until);
         let is_silent = row.until.since(conversation.primary_until) > SILENCE;
         if conversation.primary != sensor && (is_silent || conversation.handed_over) {
             conversation.primary = sensor;
             conversation.handed_over = false;
         }
-        let primary = conversation.primary == sensor;
-        if primary {
+        let primary = conversation.primary == sensor || goes_on(conversation, &row);
+        if conversation.primary == sensor {
             conversation.handed_over |= row.handed_over;
             conversation.primary_until = conversation.primary_until.max(row.until);
         }
+        conversation.until = conversation.until.max(row.until);
         Mark { primary, joined: (conversation.uid != row.uid).then_some((conversation.start, conversation.uid)) }
     }
+}
+
+/// True for the flow of a sensor that saw another part of the conversation than its primary: one ends where the other
+/// begins, as when an agent turns to metadata. Of two that saw the same part, the starts are as near as their clocks.
+fn goes_on(conversation: &Conversation, row: &Sighting) -> bool {
+    let starts_apart = row.start.0.abs_diff(conversation.start.0) > CLOCKS_APART;
+    row.is_flow && starts_apart && (row.start >= conversation.primary_until || row.until <= conversation.start)
 }
 
 #[cfg(test)]
@@ -128,7 +137,7 @@ mod tests {
 
     fn row(sensor: u32, sequence: u64, start: u64, until: u64) -> Sighting {
         let uid = FlowUid { sensor: SensorId(sensor), boot: BootId(1), shard: 0, sequence };
-        Sighting { uid, start: Time(start * SECOND), until: Time(until * SECOND), handed_over: false }
+        Sighting { uid, start: Time(start * SECOND), until: Time(until * SECOND), is_flow: true, handed_over: false }
     }
 
     #[test]
@@ -160,6 +169,20 @@ mod tests {
         assert!(all.mark(key(false), row(2, 9, 110, 115)).primary);
         assert!(all.mark(key(false), row(2, 9, 110, 120)).primary);
         assert!(!all.mark(key(false), row(3, 4, 110, 121)).primary);
+    }
+
+    #[test]
+    fn parts_of_a_conversation_that_follow_each_other_all_count() {
+        for order in [[(1, 100, 150), (2, 150, 200)], [(2, 150, 200), (1, 100, 150)]] {
+            let mut all = Conversations::new(100);
+            let marks = order.map(|(sensor, start, until)| all.mark(key(false), row(sensor, 5, start, until)));
+            assert!(marks[0].primary && marks[1].primary && marks[1].joined.is_some(), "{order:?}");
+            // A third that saw all of it adds nothing.
+            assert!(!all.mark(key(false), row(3, 5, 100, 200)).primary);
+        }
+        let mut all = Conversations::new(100);
+        all.mark(key(false), row(1, 5, 100, 100));
+        assert!(!all.mark(key(false), row(2, 5, 101, 101)).primary, "one packet, clocks a second apart");
     }
 
     #[test]

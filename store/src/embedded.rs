@@ -317,6 +317,7 @@ fn sighting(record: &Record, network: Arc<str>, sensor: SensorId, boot: BootId) 
     let (orig_h, orig_p, resp_h, resp_p) = ends;
     let uid = FlowUid { sensor, boot, shard, sequence };
     let handed_over = matches!(record, Record::Flow(row) if row.reason == EndReason::Handover);
-    let sighting = Sighting { uid, start, until: record.time(), handed_over };
+    let is_flow = matches!(record, Record::Flow(_));
+    let sighting = Sighting { uid, start, until: record.time(), is_flow, handed_over };
     Some((Key::new(network, (orig_h, orig_p), (resp_h, resp_p), proto), sighting))
 }
