@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use thymus_os_sensor::{join, run, service, status, system, waiting};
 
-/// The package's unit that starts it once it has joined.
-const UNIT: &str = "/usr/lib/systemd/system/thymus-os-sensor.path";
+/// The unit that starts it once it has joined: the package's, or that of `install`.
+const UNITS: [&str; 2] = ["/usr/lib/systemd/system/thymus-os-sensor.path", "/etc/systemd/system/thymus-os-sensor.path"];
 
 /// Sends this host's traffic to a vSensor, each packet once, however many hosts see it.
 #[derive(Parser)]
@@ -143,7 +143,7 @@ fn join_by_hand(token: &str, state: &std::path::Path) -> Result<bool, String> {
         std::io::stdin().take(64 << 10).read_to_string(&mut text).map_err(|error| format!("stdin: {error}"))?;
     }
     let identity = join::join(&text, state).map_err(|error| error.to_string())?;
-    let start = if state == system::default_state() && std::path::Path::new(UNIT).exists() {
+    let start = if state == system::default_state() && UNITS.iter().any(|unit| std::path::Path::new(unit).exists()) {
         "the service starts by itself".to_owned()
     } else {
         format!("start it with: thymus-os-sensor run --state {}", state.display())
