@@ -67,14 +67,14 @@ class Appliance:
         """A fresh screen of the console."""
         at = len(self.seen)
         self.line.sendall(b"\n")
-        return until(40, f"{self.name}: the console shows its menu", lambda: "9 Power off" in self.seen[at:] and self.seen[at:])
+        return until(90, f"{self.name}: the console shows its menu", lambda: "9 Power off" in self.seen[at:] and self.seen[at:])
 
     def type(self, *answers):
         """A key of the menu, then answers, each after its question."""
         for answer in answers:
             at = len(self.seen)
             self.line.sendall(answer.encode() + (b"" if len(answer) == 1 else b"\n"))
-            until(60, f"{self.name}: the console goes on after '{answer.strip() or 'Enter'}'", lambda: re.search(r"(: |9 Power off)\s*$", self.seen[at:]))
+            until(150, f"{self.name}: the console goes on after '{answer.strip() or 'Enter'}'", lambda: re.search(r"(: |9 Power off)\s*$", self.seen[at:]))
 
     def tell(self, command):
         done = subprocess.run(["ssh", "-q", "-i", self.rig.room / "key", "-p", str(self.ssh), "-o", "StrictHostKeyChecking=no",
