@@ -79,7 +79,7 @@ class Appliance:
     def tell(self, command):
         done = subprocess.run(["ssh", "-q", "-i", self.rig.room / "key", "-p", str(self.ssh), "-o", "StrictHostKeyChecking=no",
                                "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=10", "root@127.0.0.1", command],
-                              capture_output=True, timeout=120)
+                              capture_output=True, timeout=240)
         return done.returncode, done.stdout + (done.stderr if done.returncode else b"")
 
     def must(self, command):
