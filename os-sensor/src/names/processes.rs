@@ -14,6 +14,8 @@ const SCAN_EVERY: Duration = Duration::from_millis(100);
 const REST: u32 = 20;
 /// Sockets remembered.
 const SOCKETS_MAX: usize = 500_000;
+/// What looks into single control groups may take of a second; beyond, the next scan answers.
+const LOOKS_MAX: Duration = Duration::from_millis(50);
 /// Processes of one control group that are looked at.
 const GROUP_MAX: usize = 512;
 
@@ -22,12 +24,28 @@ const GROUP_MAX: usize = 512;
 pub(super) struct Processes {
     sockets: HashMap<u32, (u32, u32)>,
     next_scan: Duration,
+    /// The second at hand, and what looks took of it.
+    second: Duration,
+    looked: Duration,
 }
 
 impl Processes {
     /// True when it may look at all processes again.
     pub(super) fn may_scan(&self, now: Duration) -> bool {
         now >= self.next_scan
+    }
+
+    /// True while there is time in this second to look into a control group.
+    pub(super) fn may_look(&mut self, now: Duration) -> bool {
+        if now.saturating_sub(self.second) >= Duration::from_secs(1) {
+            (self.second, self.looked) = (now, Duration::ZERO);
+        }
+        self.looked < LOOKS_MAX
+    }
+
+    /// A look took so long.
+    pub(super) fn looked(&mut self, so_long: Duration) {
+        self.looked += so_long;
     }
 
     /// Looks at all processes, and shows each to `each`.
@@ -120,6 +138,16 @@ mod tests {
         assert_eq!(group_in("0::/\n"), Some("/"));
         assert_eq!(group_in("broken"), None);
         assert_eq!(group_in(""), None);
+    }
+
+    #[test]
+    fn looks_take_a_twentieth_of_a_second_at_most() {
+        let (mut processes, at) = (Processes::default(), Duration::from_secs);
+        assert!(processes.may_look(at(10)));
+        processes.looked(LOOKS_MAX);
+        assert!(!processes.may_look(at(10)) && processes.may_look(at(11)));
+        processes.took(Duration::from_millis(100), at(11));
+        assert!(!processes.may_scan(at(12)) && processes.may_scan(at(13)));
     }
 
     #[test]

@@ -167,10 +167,18 @@ impl Service {
         if question.ends.is_some() {
             return None;
         }
+        if let Some(pid) = self.processes.known(question.inode) {
+            return Some(self.about(pid));
+        }
+        if !self.processes.may_look(now) {
+            return None;
+        }
+        let began = Clock::new();
         let path = self.cgroups.path(question.cgroup_id, now);
         let of_group = path.map(|path| self.cgroups.processes(&path)).unwrap_or_default();
-        let pid = self.processes.known(question.inode).or_else(|| self.processes.among(&of_group, question.inode))?;
-        Some(self.about(pid))
+        let found = self.processes.among(&of_group, question.inode);
+        self.processes.looked(began.monotonic());
+        found.map(|pid| self.about(pid))
     }
 
     /// After a scan.
