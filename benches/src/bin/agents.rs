@@ -18,6 +18,8 @@ use thymus_sensor::clock::{Clock, SystemClock};
 
 /// Frames that an agent sends in a second.
 const FRAMES: u32 = 20;
+/// At the end, what was sent is taken before the links end.
+const LAST: Duration = Duration::from_secs(2);
 /// Joiners at once.
 const JOINERS: usize = 8;
 
@@ -77,8 +79,6 @@ fn run(token: &str, folder: &Path, count: usize, so_long: Duration) -> Result<St
     let agents: Result<Vec<Agent>, String> = states.iter().map(|state| start(state, &heard)).collect();
     let mut agents = agents?;
     let connected = drive(&mut agents, so_long);
-    // What was sent is taken before the links end.
-    std::thread::sleep(Duration::from_secs(2));
     let sent: u64 = agents.iter().map(|agent| agent.ledger.sent.packets).sum();
     let shed: u64 = agents.iter().map(|agent| agent.ledger.shed.packets).sum();
     let here = agents.iter().filter(|agent| agent.link.state().connected).count();
@@ -147,7 +147,7 @@ fn start(state: &Path, heard: &Arc<Heard>) -> Result<Agent, String> {
 /// all were connected.
 fn drive(agents: &mut [Agent], so_long: Duration) -> Duration {
     let (clock, mut connected, mut turn) = (SystemClock::default(), None, 0u32);
-    while clock.monotonic() < connected.map_or(so_long * 4, |at: Duration| at + so_long) {
+    while clock.monotonic() < connected.map_or(so_long * 4, |at: Duration| at + so_long + LAST) {
         let next = Duration::from_millis(100) * turn;
         std::thread::sleep(next.saturating_sub(clock.monotonic()));
         let mut here = 0;
@@ -161,7 +161,7 @@ fn drive(agents: &mut [Agent], so_long: Duration) -> Duration {
             let is_full = (turn as usize + number).is_multiple_of(10);
             let ledger = is_full.then_some(agent.ledger);
             agent.link.tell(ToRelay::Alive { ledger, left: Vec::new(), dropped: 0, metered: 0, time: Some(wall()) });
-            if is_full && connected.is_some() {
+            if is_full && connected.is_some_and(|at| clock.monotonic() < at + so_long) {
                 send(agent, turn);
             }
         }
