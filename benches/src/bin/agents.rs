@@ -82,18 +82,20 @@ fn run(token: &str, folder: &Path, count: usize, so_long: Duration) -> Result<St
     let sent: u64 = agents.iter().map(|agent| agent.ledger.sent.packets).sum();
     let shed: u64 = agents.iter().map(|agent| agent.ledger.shed.packets).sum();
     let here = agents.iter().filter(|agent| agent.link.state().connected).count();
-    agents.into_iter().for_each(|agent| agent.link.stop());
+    // One after the other they fall silent now, and are cut off: that no longer counts.
     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let [connections, members, member_bytes] = [&heard.connections, &heard.members, &heard.member_bytes].map(of);
+    agents.into_iter().for_each(|agent| agent.link.stop());
     Ok(format!(
         "{{\"agents\":{count},\"join_seconds\":{:.1},\"connect_seconds\":{:.1},\"connected_at_the_end\":{here},\
          \"connections\":{},\"refusals\":{},\"frames_sent\":{sent},\"frames_shed\":{shed},\"member_messages\":{},\
          \"member_bytes\":{}}}",
         joined.as_secs_f64(),
         connected.as_secs_f64(),
-        of(&heard.connections),
+        connections,
         of(&heard.refusals),
-        of(&heard.members),
-        of(&heard.member_bytes),
+        members,
+        member_bytes,
     ))
 }
 
