@@ -11,8 +11,15 @@ fn append(c: &mut Criterion) {
         let dir =
             tempfile::tempdir_in(std::env::var("THYMUS_BENCH_DIR").unwrap_or_else(|_| "/var/tmp".to_owned())).unwrap();
         let ports = vec![("bench".to_owned(), "default".to_owned())];
-        let ring = Ring::open(RingConfig { dir: dir.path().into(), bytes: 256 << 20, writers: 1, ports, waits: true })
-            .unwrap();
+        let ring = Ring::open(RingConfig {
+            dir: dir.path().into(),
+            bytes: 256 << 20,
+            writers: 1,
+            ports,
+            roots: Default::default(),
+            waits: true,
+        })
+        .unwrap();
         let mut appender = ring.appender(0).unwrap();
         let kept = established(1_024, size - 54, 1);
         group.throughput(Throughput::Bytes((size * kept.len()) as u64));

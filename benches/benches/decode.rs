@@ -58,7 +58,7 @@ fn kinds() -> Vec<(&'static str, Vec<Vec<u8>>)> {
 }
 
 fn frame(bytes: &[u8]) -> Frame<'_> {
-    Frame { bytes, wire_len: bytes.len() as u32, time: Time(0), link: LinkType::Ethernet, port: 0 }
+    Frame { bytes, wire_len: bytes.len() as u32, time: Time(0), link: LinkType::Ethernet, port: 0, ..Frame::default() }
 }
 
 /// Decodes as the poll loop does: the whole packet is made, in memory, for the stages behind it.

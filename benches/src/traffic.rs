@@ -19,7 +19,7 @@ impl Kept {
     /// As sources lend it.
     pub fn frame(&self) -> Frame<'_> {
         let wire_len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
-        Frame { bytes: &self.bytes, wire_len, time: self.time, link: LinkType::Ethernet, port: 0 }
+        Frame { bytes: &self.bytes, wire_len, time: self.time, link: LinkType::Ethernet, port: 0, ..Frame::default() }
     }
 }
 

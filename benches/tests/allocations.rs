@@ -28,8 +28,15 @@ fn decode_and_flow_of_established_connections_allocate_nothing() {
 fn appending_to_the_ring_allocates_nothing_within_a_segment() {
     let dir = tempfile::tempdir().unwrap();
     let ports = vec![("bench".to_owned(), "default".to_owned())];
-    let ring =
-        Ring::open(RingConfig { dir: dir.path().into(), bytes: 64 << 20, writers: 1, ports, waits: true }).unwrap();
+    let ring = Ring::open(RingConfig {
+        dir: dir.path().into(),
+        bytes: 64 << 20,
+        writers: 1,
+        ports,
+        roots: Default::default(),
+        waits: true,
+    })
+    .unwrap();
     let mut appender = ring.appender(0).unwrap();
     let kept = established(1_000, 600, 1);
     appender.append_waiting(&kept[0].frame());

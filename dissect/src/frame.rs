@@ -37,6 +37,18 @@ impl LinkType {
     }
 }
 
+/// Which agent delivered a frame; all 0 for one of a port's own. Kept beside the packet and never in a key, so that a flow
+/// stays one when another agent takes over.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub struct Origin {
+    /// The agent's number.
+    pub agent: u32,
+    /// Its group, counted from 1: see [`crate::flow::Roots`].
+    pub root: u16,
+    /// The agent owns neither end of the packet.
+    pub unverified: bool,
+}
+
 /// One frame.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Frame<'a> {
@@ -50,4 +62,6 @@ pub struct Frame<'a> {
     pub link: LinkType,
     /// Which capture port delivered it.
     pub port: u16,
+    /// Which agent, if one did.
+    pub origin: Origin,
 }

@@ -16,4 +16,4 @@ pub mod flow;
 /// Stream → record: one folder a protocol.
 pub mod extract;
 
-pub use frame::{Frame, LinkType};
+pub use frame::{Frame, LinkType, Origin};

@@ -132,7 +132,7 @@ proptest! {
         let frames: Vec<Frame<'_>> = made.iter().map(|(bytes, wire_len, later)| {
             // Most frames come close together; now and then a minute passes.
             now += if later % 8 == 0 { *later } else { later % 1_000_000 };
-            Frame { bytes, wire_len: *wire_len, time: Time(now), link: LinkType::Ethernet, port: 0 }
+            Frame { bytes, wire_len: *wire_len, time: Time(now), link: LinkType::Ethernet, port: 0, ..Frame::default() }
         }).collect();
         let outcome = observe(&frames, burst, flows_max);
         let told = outcome.flows().fold((0, 0), |sum, row| (sum.0 + row.frames, sum.1 + row.wire_bytes));
@@ -194,7 +194,7 @@ fn two_vxlan_networks_with_the_same_addresses_stay_two() {
             wire_len: bytes.len() as u32,
             time: Time(at * 1_000),
             link: LinkType::Ethernet,
-            port: 0,
+            ..Frame::default()
         })
         .collect();
     let outcome = observe(&frames, 64, 64);

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! parcel = frames, as the payload of a frame of kind 5 whose stream is the parcel's number
-//! frame  = time u64 ns | wire length u32 | length u32 | flags u8 (1: others may send it too) | bytes     little-endian
+//! frame  = time u64 ns | wire length u32 | length u32 | flags u8 | bytes     little-endian
+//! flags  = 1: others may send it too; 2: it was left to another one, and is sent after all
 //! ```
 //!
 //! late   = run u64 | parcel, as the payload of a frame of kind 6 whose stream is the parcel's number in that run

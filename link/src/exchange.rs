@@ -4,7 +4,7 @@
 use crate::frame::WireFrame;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use thymus_record::message::{AgentHealth, ToMaster, ToSensor};
+use thymus_record::message::{AgentHealth, Hello, ToMaster, ToSensor};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Messages that wait to be read; beyond it the oldest goes, and the master says it again when it connects.
@@ -28,7 +28,7 @@ impl Exchange {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the master said since the call before.
+    /// What the master said since the call before; its hello where a connection begins.
     pub fn heard(&self) -> Vec<ToSensor> {
         self.state().heard.drain(..).collect()
     }
@@ -50,6 +50,9 @@ impl Exchange {
 
     /// A connection stands, or none does.
     pub(crate) fn connect(&self, outbox: Option<UnboundedSender<WireFrame>>) {
+        if outbox.is_some() {
+            self.hear(ToSensor::Hello(Hello::default()));
+        }
         self.state().outbox = outbox;
     }
 }

@@ -41,6 +41,8 @@ pub struct FrameHead {
     pub wire_len: u32,
     /// Others may send it too.
     pub shared: bool,
+    /// It was left to another one, and is sent after all.
+    pub again: bool,
 }
 
 /// Adds a frame to a parcel.
@@ -48,7 +50,7 @@ pub fn put_frame(parcel: &mut Vec<u8>, head: &FrameHead, bytes: &[u8]) {
     parcel.extend_from_slice(&head.time.0.to_le_bytes());
     parcel.extend_from_slice(&head.wire_len.to_le_bytes());
     parcel.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    parcel.push(u8::from(head.shared));
+    parcel.push(u8::from(head.shared) | u8::from(head.again) << 1);
     parcel.extend_from_slice(bytes);
 }
 
@@ -60,6 +62,7 @@ pub fn take_frame<'a>(parcel: &mut &'a [u8]) -> Option<(FrameHead, &'a [u8])> {
     let (len, flags) = more.split_first_chunk::<4>()?;
     let bytes = rest.get(..u32::from_le_bytes(*len) as usize)?;
     *parcel = rest.get(bytes.len()..)?;
-    let shared = flags.first().is_some_and(|flags| flags & 1 != 0);
-    Some((FrameHead { time: Time(u64::from_le_bytes(*time)), wire_len: u32::from_le_bytes(*wire_len), shared }, bytes))
+    let flags = flags.first().copied().unwrap_or_default();
+    let (time, wire_len) = (Time(u64::from_le_bytes(*time)), u32::from_le_bytes(*wire_len));
+    Some((FrameHead { time, wire_len, shared: flags & 1 != 0, again: flags & 2 != 0 }, bytes))
 }

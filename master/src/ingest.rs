@@ -2,7 +2,7 @@
 //! batch only when it is safe.
 
 use crate::bearer::{Bearer, bearer};
-use crate::clock::wall;
+use crate::clock::{monotonic, wall};
 use crate::policies;
 use crate::sensors::AnswerPart;
 use crate::server::Master;
@@ -57,6 +57,11 @@ pub async fn serve(master: Arc<Master>, peer: SensorPeer, link: SensorLink) {
     let connection =
         master.sensors.connect(sensor, sender.clone(), peer.address.to_string(), &peer.hello.agents, wall());
     tracing::info!("sensor {} ({}) connected from {}", sensor.0, entry.name, peer.address);
+    if !peer.hello.agents.is_empty() {
+        for homes in master.groups.welcome(sensor.0, &master.book, monotonic()) {
+            sender.send(homes).await;
+        }
+    }
     let (batches, queue) = mpsc::channel(QUEUE);
     let takes_agents = !peer.hello.agents.is_empty();
     let (arrival, expires) = ((entry.name.clone(), entry.group.clone()), peer.expires);
@@ -118,6 +123,7 @@ async fn listen(
                 ToMaster::AgentRenew { agent, request, chain } => {
                     sender.try_send(renew_agent(master, agent, &request, &chain));
                 }
+                ToMaster::Group { events } => master.groups.hear(sensor.0, &events, &master.book, monotonic()),
                 ToMaster::Hello(_) | ToMaster::Unknown => {}
             },
         }

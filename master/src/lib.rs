@@ -13,6 +13,8 @@ pub mod access;
 pub mod sensors;
 /// Whose rows a connection may bring.
 mod bearer;
+/// Groups of agents over all vSensors.
+pub mod groups;
 /// Batches in: journal, sync, acknowledge.
 pub mod ingest;
 /// Devices, from rows.

@@ -36,7 +36,17 @@ pub fn text(master: &Master) -> String {
         ("thymus_master_devices_refused_total", "counter", "Devices that found no room.", master.entities().refused),
         ("thymus_master_sensors_connected", "gauge", "Sensors connected now.", master.sensors.connected().len() as u64),
     ];
-    for (name, kind, help, value) in numbers {
+    let unsent = master.groups.left_unsent();
+    let unsent = [
+        (
+            "thymus_agents_left_unsent_bytes_total",
+            "counter",
+            "Payload left to agents that did not send it.",
+            unsent.bytes,
+        ),
+        ("thymus_agents_left_unsent_packets_total", "counter", "The same, packets without payload.", unsent.bare),
+    ];
+    for (name, kind, help, value) in numbers.into_iter().chain(unsent) {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
     let _ = writeln!(out, "# HELP thymus_sensor_packets_total The packet ledger by sensor and fate, as last told.");

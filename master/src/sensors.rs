@@ -129,6 +129,18 @@ impl Sensors {
         sensors.into_iter().flat_map(|(_, connected)| connected.agents.clone()).take(ADDRESSES_MAX).collect()
     }
 
+    /// Tells a sensor something; false if it is away or does not keep up.
+    pub fn tell(&self, sensor: SensorId, message: ToSensor) -> bool {
+        self.state().connected.get(&sensor).is_some_and(|connected| connected.sender.try_send(message))
+    }
+
+    /// Tells all vSensors that take OS-sensors something.
+    pub fn tell_relays(&self, message: &ToSensor) {
+        for connected in self.state().connected.values().filter(|connected| !connected.agents.is_empty()) {
+            connected.sender.try_send(message.clone());
+        }
+    }
+
     /// A sensor told of some of its OS-sensors, and which are connected.
     pub fn set_agents(&self, sensor: SensorId, connected: &[u32], agents: Vec<AgentHealth>) {
         let mut state = self.state();

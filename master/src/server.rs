@@ -5,6 +5,7 @@ use crate::book::{Book, BookError};
 use crate::clock::wall;
 use crate::data::{Data, DataError};
 use crate::entity::Entities;
+use crate::groups::{self, Groups};
 use crate::policies::Policies;
 use crate::sensors::Sensors;
 use crate::{admin, api, ingest};
@@ -77,6 +78,8 @@ pub struct Master {
     pub store: Arc<Embedded>,
     /// Sensors connected now.
     pub sensors: Sensors,
+    /// Groups of agents.
+    pub groups: Groups,
     /// Sessions.
     pub access: Access,
     /// The authority.
@@ -103,6 +106,7 @@ impl Master {
         names.dedup();
         let issuer = Issuer::open_or_create(&data.path("authority"), &names, wall()).map_err(words)?;
         let store = Embedded::open(&data.path("store"), StoreOptions::default()).map_err(words)?;
+        let groups = Groups::load(&book)?;
         let mut entities: Entities = book.meta("entities")?.unwrap_or_default();
         let from = entities.position;
         store.replay(from, |batch| drop(entities.take(&batch))).map_err(words)?;
@@ -112,6 +116,7 @@ impl Master {
             book,
             store: Arc::new(store),
             sensors: Sensors::default(),
+            groups,
             access: Access::default(),
             issuer: Arc::new(issuer),
             options,
@@ -146,6 +151,14 @@ impl Master {
     /// Every vSensor that takes OS-sensors hears at once what they are to do now.
     pub fn tell_vsensors(&self) {
         self.orders.send_modify(|version| *version += 1);
+    }
+
+    /// An agent was enrolled: the vSensors hear which group it belongs to.
+    fn enrolled(&self, agent: u32, group: &str) {
+        self.groups.enrol(agent, group);
+        if let Some(home) = self.groups.home(agent, &self.book) {
+            self.sensors.tell_relays(&home);
+        }
     }
 
     /// The addresses that go into tokens, or why none can.
@@ -201,10 +214,12 @@ pub async fn run(mut options: Options) -> Result<(), ServerError> {
     let book: Arc<dyn thymus_link::enrol::TokenBook> = Arc::new(BookOf(Arc::clone(&master)));
     let listener = Arc::new(Listener::new(Arc::clone(&master.issuer), book, revoked).map_err(words)?);
     let follow = tokio::spawn(follow(Arc::clone(&master)));
+    let grouping = tokio::spawn(groups::run(Arc::clone(&master)));
     let accept = tokio::spawn(accept(Arc::clone(&master), socket, listener));
     stopped().await;
     accept.abort();
     follow.abort();
+    grouping.abort();
     admin.abort();
     let _ = std::fs::remove_file(master.data.path("admin.sock"));
     let closing = Arc::clone(&master);
@@ -283,6 +298,9 @@ async fn accept(master: Arc<Master>, socket: TcpListener, listener: Arc<Listener
                 Ok(Accepted::Sensor(peer, link)) => ingest::serve(master, *peer, *link).await,
                 Ok(Accepted::Enrolled(redeemed, name)) => {
                     tracing::info!("{name} joined as sensor {} in group {}", redeemed.sensor.0, redeemed.group);
+                    if redeemed.role == thymus_link::Role::Agent {
+                        master.enrolled(redeemed.sensor.0, &redeemed.group);
+                    }
                 }
                 Ok(Accepted::Web(tls)) => {
                     let service = TowerToHyperService::new(router);

@@ -2,7 +2,7 @@
 
 use crate::system::{cpu_time, rss_bytes};
 use std::time::Duration;
-use thymus_record::message::AgentLedger;
+use thymus_record::message::{AgentLedger, Policy};
 
 /// Counters at one moment.
 #[derive(Clone, Copy, Default)]
@@ -55,6 +55,24 @@ impl Meter {
 #[expect(clippy::cast_precision_loss, reason = "shown to people")]
 fn mbps(bytes: u64, seconds: f64) -> f64 {
     bytes as f64 * 8.0 / 1e6 / seconds
+}
+
+/// What the limits took, now and in the look before.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Capped {
+    pub(crate) cpu: bool,
+    pub(crate) mbps: bool,
+    pub(crate) mbps_packets: u64,
+}
+
+impl Capped {
+    /// The same in sentences.
+    pub(crate) fn items(self, policy: &Policy) -> impl Iterator<Item = String> {
+        let Policy { cpu_percent_max, mbps_max, .. } = policy;
+        let cpu = self.cpu.then(|| format!("the cap of {cpu_percent_max} % of a core is reached"));
+        let mbps = self.mbps.then(|| format!("the cap of {mbps_max} Mbit/s is reached"));
+        [cpu, mbps].into_iter().flatten().map(|words| format!("{words}: packets are given up, and counted"))
+    }
 }
 
 #[cfg(test)]

@@ -215,7 +215,7 @@ mod tests {
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
         let wire_len = u32::try_from(bytes.len()).unwrap();
-        Frame { bytes, wire_len, time: Time(0), link: LinkType::Ethernet, port: 0 }
+        Frame { bytes, wire_len, time: Time(0), link: LinkType::Ethernet, port: 0, ..Frame::default() }
     }
 
     /// TCP or UDP between two ends.

@@ -91,7 +91,7 @@ mod tests {
     use thymus_record::Time;
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
-        Frame { bytes, wire_len: 600, time: Time(0), link: LinkType::Ethernet, port: 0 }
+        Frame { bytes, wire_len: 600, time: Time(0), link: LinkType::Ethernet, port: 0, ..Frame::default() }
     }
 
     #[test]

@@ -100,7 +100,7 @@ mod tests {
             wire_len: u32::try_from(bytes.len()).unwrap(),
             time: Time(SECOND),
             link: LinkType::Ethernet,
-            port: 0,
+            ..Frame::default()
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Found {
     pub is_real: bool,
     /// Addresses on it, as text.
     pub addresses: Vec<String>,
+    /// Its Ethernet address, as text; empty where it has none.
+    pub mac: String,
 }
 
 /// The interfaces to take now, and what is wrong with the policy's lists here, in sentences.
@@ -33,8 +35,13 @@ fn choose(policy: &Policy, found: &BTreeMap<String, Found>) -> (Vec<AgentInterfa
         each.is_up && !each.is_loopback && included && !names(&policy.exclude, name)
     };
     let taken = found.iter().filter(|(name, each)| wanted(name, each));
-    let taken: Vec<AgentInterface> =
-        taken.map(|(name, each)| AgentInterface { name: name.clone(), addresses: each.addresses.clone() }).collect();
+    let taken: Vec<AgentInterface> = taken
+        .map(|(name, each)| AgentInterface {
+            name: name.clone(),
+            addresses: each.addresses.clone(),
+            mac: each.mac.clone(),
+        })
+        .collect();
     let mut items: Vec<String> = policy.include.iter().filter_map(|pattern| absent(pattern, found)).collect();
     if taken.is_empty() && items.is_empty() {
         let lists = !policy.include.is_empty() || !policy.exclude.is_empty();
@@ -107,7 +114,9 @@ fn all() -> BTreeMap<String, Found> {
         // 1 up, 8 loopback.
         let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
         let is_real = folder.join(&name).join("device").exists();
-        Some((name, Found { is_up: flags & 1 != 0, is_loopback: flags & 8 != 0, is_real, addresses: Vec::new() }))
+        let mac = std::fs::read_to_string(folder.join(&name).join("address")).unwrap_or_default().trim().to_owned();
+        let (is_up, is_loopback) = (flags & 1 != 0, flags & 8 != 0);
+        Some((name, Found { is_up, is_loopback, is_real, addresses: Vec::new(), mac }))
     };
     names.filter_map(each).collect()
 }
@@ -120,7 +129,8 @@ fn all() -> BTreeMap<String, Found> {
         Vec::new()
     });
     let each = |adapter: crate::capture::windows::adapters::Adapter| {
-        let found = Found { is_up: adapter.up, is_real: adapter.hardware, ..Found::default() };
+        let mac = thymus_record::Mac(adapter.mac).to_string();
+        let found = Found { is_up: adapter.up, is_real: adapter.hardware, mac, ..Found::default() };
         (adapter.name, found)
     };
     adapters.into_iter().map(each).collect()
@@ -132,7 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn host() -> BTreeMap<String, Found> {
-        let each = |is_up, is_loopback, is_real| Found { is_up, is_loopback, is_real, addresses: Vec::new() };
+        let each = |is_up, is_loopback, is_real| Found { is_up, is_loopback, is_real, ..Found::default() };
         [
             ("lo", each(true, true, false)),
             ("eth0", each(true, false, true)),

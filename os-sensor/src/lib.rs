@@ -27,8 +27,6 @@ pub mod metering;
 pub mod waiting;
 /// What is done every so often.
 mod every;
-/// What others own, for a while.
-mod shadow;
 /// Frames put together.
 mod parcel;
 /// What is sent, and what is left to others.

@@ -2,6 +2,7 @@
 
 use thymus_link::agent::{FrameHead, Spares, put_frame};
 use thymus_record::ledger::Count;
+use thymus_record::message::Passed;
 
 /// Frames put together on their way to the vSensor.
 #[derive(Default)]
@@ -11,7 +12,7 @@ pub(crate) struct Parcel {
     /// How many, and their bytes on the wire.
     pub(crate) frames: Count,
     /// What counts of them between witnesses.
-    pub(crate) weight: u64,
+    pub(crate) passed: Passed,
     /// Where its memory comes from.
     pub(crate) spares: Spares,
 }

@@ -2,7 +2,7 @@
 
 use crate::capture::{Ring, cure, name_now, wait};
 use crate::clock::Clock;
-use crate::cost::{Cost, Meter};
+use crate::cost::{Capped, Cost, Meter};
 use crate::every::Every;
 use crate::gate::Gate;
 use crate::interfaces::chosen;
@@ -22,9 +22,10 @@ use std::time::Duration;
 use thymus_forward::SharedOwners;
 use thymus_link::Identity;
 use thymus_link::agent::{AgentLink, AgentLinkParts};
-use thymus_record::message::{AgentInterface, AgentState, Policy, ToAgent, ToRelay};
+use thymus_record::message::{AgentInterface, AgentState, Members, Policy, ToAgent, ToRelay};
 use thymus_record::owner::Owner;
 use thymus_record::policy::MEMBERS_TOLD;
+use thymus_witness::Report;
 
 /// A parcel that is not full is sent after this long.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
@@ -33,6 +34,8 @@ const LEDGER_EVERY: Duration = Duration::from_secs(1);
 const INTERFACES_EVERY: Duration = Duration::from_millis(500);
 /// Connections whose owners are remembered for rows that are made here.
 const OWNERS_MAX: usize = 16_384;
+/// A vSensor that is silent for longer is not there: what others were to send is sent, while it is still remembered.
+const SILENCE_MAX: Duration = Duration::from_millis(1_500);
 /// At the end, what was captured is still sent.
 const LAST: Duration = Duration::from_millis(300);
 
@@ -51,7 +54,8 @@ struct Agent {
     /// What is wrong with the interfaces, with the policy, and with the certificate.
     items: [Vec<String>; 3],
     own: Vec<SocketAddr>,
-    members: Vec<u32>,
+    /// When the vSensor was last heard, on the agent's clock; nothing once it was given up.
+    heard_at: Option<Duration>,
     /// The vSensor's name.
     vsensor: String,
     meter: Meter,
@@ -60,14 +64,6 @@ struct Agent {
     peers: Vec<SocketAddr>,
     /// What the limits took in the last second.
     capped: Capped,
-}
-
-/// What the limits took, now and in the look before.
-#[derive(Clone, Copy, Default)]
-struct Capped {
-    cpu: bool,
-    mbps: bool,
-    mbps_packets: u64,
 }
 
 /// Runs until told to stop.
@@ -110,7 +106,7 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
         rings: BTreeMap::new(),
         items: Default::default(),
         own: Vec::new(),
-        members: Vec::new(),
+        heard_at: None,
         vsensor: String::new(),
         meter: Meter::default(),
         cost: Cost::default(),
@@ -146,10 +142,15 @@ impl Agent {
             if is_open {
                 self.drain();
             }
+            let now = clock.monotonic();
             while let Ok(message) = self.heard.try_recv() {
+                self.heard_at = Some(now);
                 self.hear(message);
             }
-            let now = clock.monotonic();
+            if self.heard_at.is_some_and(|at| now.saturating_sub(at) > SILENCE_MAX) {
+                self.heard_at = None;
+                self.members(None);
+            }
             if flush.is_due(now) {
                 self.flush();
             }
@@ -163,10 +164,10 @@ impl Agent {
                     self.select.note_link(self.link.unwanted_rows(), self.waiting.bytes());
                     self.take_stock(now);
                 }
-                let (left, dropped) = self.select.take_reports();
+                let (Report { left, own }, dropped) = self.select.take_reports();
                 let (metered, time) = (self.select.take_metered(), Some(self.select.time(Clock::wall())));
-                let ledger = told.then(|| self.select.ledger());
-                self.link.tell(ToRelay::Alive { ledger, left, dropped, metered, time });
+                let ledger = told.then(|| Box::new(self.select.ledger()));
+                self.link.tell(ToRelay::Alive { ledger, left, dropped, metered, own, time });
             }
         }
         self.drain();
@@ -237,12 +238,7 @@ impl Agent {
                 self.link.tell(ToRelay::Interfaces { interfaces: self.interfaces.clone() });
                 self.select.forget_flows();
             }
-            Some(ToAgent::Members(members)) => {
-                self.members = members.members.iter().map(|member| member.id).collect();
-                let Agent { select, link, .. } = self;
-                select.members(&members, &mut |parcel| link.send(parcel));
-                self.flush();
-            }
+            Some(ToAgent::Members(part)) => self.members(Some(&part)),
             Some(ToAgent::Policy(policy)) => self.follow(policy),
             Some(ToAgent::Hello { name }) => self.vsensor = name.chars().take(64).collect(),
             Some(ToAgent::Renewed { .. }) => self.items[2].clear(),
@@ -273,6 +269,12 @@ impl Agent {
     fn filter_rings(&mut self) {
         let Agent { rings, gate, .. } = self;
         rings.values_mut().for_each(|ring| ring.filter(gate.instructions()));
+    }
+
+    fn members(&mut self, part: Option<&Members>) {
+        let Agent { select, link, .. } = self;
+        select.members(part, &mut |parcel| link.send(parcel));
+        self.flush();
     }
 
     /// The link may have found a vSensor at another address, and goes there next.
@@ -357,7 +359,8 @@ impl Agent {
             id: self.identity.sensor.0,
             group: self.identity.group.clone(),
             interfaces: self.interfaces.clone(),
-            epoch: self.select.epoch(),
+            epoch: self.select.member().epoch(),
+            covered: self.select.member().is_covered(),
             ledger: self.select.ledger(),
             state: self.state_now(),
             policy: Policy { program: Vec::new(), ..self.policy.clone() },
@@ -371,15 +374,8 @@ impl Agent {
         let mut items = self.items.concat();
         items.extend(self.waiting.items().into_iter().chain(self.select.trouble()));
         let Policy { cpu_percent_max, mbps_max, .. } = self.policy;
-        let others = self.members.iter().copied().filter(|member| *member != self.identity.sensor.0);
-        if self.capped.cpu {
-            items.push(format!(
-                "the cap of {cpu_percent_max} % of a core is reached: packets are given up, and counted"
-            ));
-        }
-        if self.capped.mbps {
-            items.push(format!("the cap of {mbps_max} Mbit/s is reached: packets are given up, and counted"));
-        }
+        let others = self.select.member().others();
+        items.extend(self.capped.items(&self.policy));
         AgentState {
             mode: self.policy.mode,
             filter: self.policy.filter.clone(),
@@ -390,7 +386,7 @@ impl Agent {
             sent_mbps: self.cost.sent_mbps,
             cpu_percent: self.cost.cpu_percent,
             rss_bytes: self.cost.rss_bytes,
-            members_count: u32::try_from(others.clone().count()).unwrap_or(u32::MAX),
+            members_count: u32::try_from(self.select.member().others().count()).unwrap_or(u32::MAX),
             members: others.take(MEMBERS_TOLD).collect(),
             shed: self.select.shed_reasons(),
             items,

@@ -6,17 +6,16 @@ use crate::meter::MeterParts;
 use crate::metering::Metering;
 use crate::owners::Watch;
 use crate::parcel::Parcel;
-use crate::shadow::{Left, Shadow};
 use crate::steady::Steady;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
+use thymus_dissect::Frame;
 use thymus_dissect::decode::{Content, Packet, Transport, decode};
-use thymus_dissect::{Frame, LinkType};
 use thymus_link::agent::{FRAME_HEAD, FrameHead, Spares};
 use thymus_record::Time;
-use thymus_record::message::{AgentLedger, Members, Mode, Policy, ShedReasons};
-use thymus_witness::{Choice, Ends, Witness, ends_of, ends_of_flow, flow_hash, weight_of};
+use thymus_record::message::{AgentLedger, Members, Mode, Passed, Policy, ShedReasons};
+use thymus_witness::{Choice, Left, Look, Member, Report, ends_of, ends_of_flow, flow_hash, passed_of};
 
 /// A parcel is handed over when it is as large.
 const PARCEL_BYTES: usize = 60 << 10;
@@ -29,23 +28,21 @@ const STALL: Duration = Duration::from_millis(1_500);
 /// What is sent, and what is left.
 pub struct Select {
     me: u32,
-    witness: Witness,
-    /// Numbers in the group, this member included; without any, all is sent.
-    epoch: u64,
+    /// This host among those that see the same packets.
+    member: Member,
     /// Where the vSensors are: what is spoken with them is never captured.
     own: Vec<SocketAddr>,
     policy: Policy,
     /// Sees which flows begin.
     watch: Option<Watch>,
     parcel: Parcel,
-    shadow: Shadow,
     ledger: AgentLedger,
     reasons: ShedReasons,
     /// Bytes handed over, since the start.
     sent_bytes: u64,
-    left: HashMap<u32, u64>,
-    dropped: u64,
-    metered: u64,
+    dropped: Passed,
+    /// What we made rows of, by the member that saw it too.
+    metered: BTreeMap<u32, Passed>,
     heads: Option<Heads>,
     metering: Metering,
     spooled_bytes: u64,
@@ -65,19 +62,16 @@ impl Select {
     pub fn new(me: u32) -> Select {
         Select {
             me,
-            witness: Witness::default(),
-            epoch: 0,
+            member: Member::new(me),
             own: Vec::new(),
             policy: Policy::default(),
             watch: None,
             parcel: Parcel::default(),
-            shadow: Shadow::default(),
             ledger: AgentLedger::default(),
             reasons: ShedReasons::default(),
             sent_bytes: 0,
-            left: HashMap::new(),
-            dropped: 0,
-            metered: 0,
+            dropped: Passed::default(),
+            metered: BTreeMap::new(),
             heads: None,
             metering: Metering::default(),
             spooled_bytes: 0,
@@ -151,9 +145,9 @@ impl Select {
         self.sent_bytes
     }
 
-    /// The group's epoch.
-    pub fn epoch(&self) -> u64 {
-        self.epoch
+    /// This host as a member of its group.
+    pub fn member(&self) -> &Member {
+        &self.member
     }
 
     /// Shows each packet to who looks for new flows.
@@ -186,21 +180,21 @@ impl Select {
         self.heads = if mode == Mode::Head { self.heads.take().or_else(|| Some(Heads::default())) } else { None };
     }
 
-    /// Payload bytes left to others, and given up, since the call before.
-    pub fn take_reports(&mut self) -> (Vec<(u32, u64)>, u64) {
-        (self.left.drain().collect(), std::mem::take(&mut self.dropped))
+    /// What is reported as a member, and what was given up, since the call before.
+    pub fn take_reports(&mut self) -> (Report, Passed) {
+        (self.member.report(), std::mem::take(&mut self.dropped))
     }
 
-    /// Payload bytes that we made rows of and another one saw too, since the call before.
-    pub fn take_metered(&mut self) -> u64 {
-        std::mem::take(&mut self.metered)
+    /// What we made rows of and another one saw too, since the call before.
+    pub fn take_metered(&mut self) -> Vec<(u32, Passed)> {
+        std::mem::take(&mut self.metered).into_iter().collect()
     }
 
     /// The kernel dropped so many; `capped` where it had to, because we may use no more CPU.
     pub fn kernel_dropped(&mut self, packets: u64, capped: bool) {
         // Their bytes are not known: the mean stands for them where it counts who sends what.
         let mean = self.ledger.seen.bytes / self.ledger.seen.packets.max(1);
-        self.dropped += packets * mean;
+        self.dropped += Passed { bytes: packets * mean, packets, bare: packets };
         self.ledger.seen.packets += packets;
         self.ledger.shed.packets += packets;
         let reason = if capped { &mut self.reasons.cpu } else { &mut self.reasons.kernel };
@@ -219,7 +213,7 @@ impl Select {
         self.ledger.seen.add(wire);
         self.ledger.shed.add(wire);
         self.reasons.cpu.add(wire);
-        self.dropped += wire;
+        self.dropped += Passed { bytes: wire, packets: 1, bare: 1 };
     }
 
     /// A frame of this host; full parcels go to `send`, which gives back what finds no room.
@@ -230,45 +224,33 @@ impl Select {
             return;
         }
         self.ledger.seen.add(u64::from(frame.wire_len));
-        let ends = ends_of(&packet);
-        if let (Some(watch), Some(ends)) = (&mut self.watch, &ends) {
+        if let (Some(watch), Some(ends)) = (&mut self.watch, &ends_of(&packet)) {
             watch.note(&packet, ends, frame.time);
         }
-        let choice = ends.map_or(Choice::SendToo, |ends| self.witness.choose(&ends));
-        match choice {
-            Choice::Send | Choice::SendToo if self.was_taken_over(ends.as_ref(), frame.time) => {
-                self.ledger.left.add(u64::from(frame.wire_len));
-            }
-            Choice::Send | Choice::SendToo => {
-                let weight = weight_of(&packet);
-                self.note_metered(ends.as_ref(), weight);
-                self.deliver(frame, packet, choice == Choice::SendToo, weight, send);
-            }
-            Choice::Leave(owner) => {
-                self.ledger.left.add(u64::from(frame.wire_len));
-                if ends.is_some_and(|ends| self.witness.second(owner, &ends) == Some(self.me)) {
-                    *self.left.entry(owner).or_default() += weight_of(&packet);
-                }
-                self.shadow.remember(owner, frame);
+        let look = self.member.take(&packet, frame);
+        match look.choice {
+            Choice::Leave(_) => self.ledger.left.add(u64::from(frame.wire_len)),
+            _ if self.was_taken_over(&look, frame.time) => self.ledger.left.add(u64::from(frame.wire_len)),
+            choice => {
+                let passed = passed_of(&packet);
+                self.note_metered(&look, passed);
+                self.deliver(frame, packet, (choice == Choice::SendToo, false), passed, send);
             }
         }
     }
 
     /// True for what came while we were stopped, where another one sees it too: it has taken over, and sent it.
-    fn was_taken_over(&self, ends: Option<&Ends>, time: Time) -> bool {
-        let stalled = self.stalled.is_some_and(|(from, until)| from < time && time <= until);
-        stalled && ends.is_some_and(|ends| self.witness.second(self.me, ends).is_some())
+    fn was_taken_over(&self, look: &Look, time: Time) -> bool {
+        look.second.is_some() && self.stalled.is_some_and(|(from, until)| from < time && time <= until)
     }
 
     /// Claims are compared by what came; of rows the vSensor cannot see whose packets they hold, so we say it.
-    fn note_metered(&mut self, ends: Option<&Ends>, weight: u64) {
-        if !self.metering.is_on() {
-            return;
-        }
-        match ends.and_then(|ends| self.witness.pair(ends)) {
-            Some((owner, _)) if owner == self.me => self.metered += weight,
-            Some((owner, second)) if second == self.me => *self.left.entry(owner).or_default() += weight,
-            _ => {}
+    fn note_metered(&mut self, look: &Look, passed: Passed) {
+        let (true, Some(owner), Some(second)) = (self.metering.is_on(), look.owner, look.second) else { return };
+        if owner == self.me {
+            *self.metered.entry(second).or_default() += passed;
+        } else if second == self.me {
+            self.member.leaves_to(owner, passed);
         }
     }
 
@@ -277,8 +259,8 @@ impl Select {
         &mut self,
         frame: &Frame<'_>,
         packet: Packet<'_>,
-        shared: bool,
-        weight: u64,
+        (shared, again): (bool, bool),
+        passed: Passed,
         send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>,
     ) {
         let wire_len = u64::from(frame.wire_len);
@@ -288,7 +270,7 @@ impl Select {
             } else {
                 self.ledger.shed.add(wire_len);
                 self.reasons.link.add(wire_len);
-                self.dropped += weight;
+                self.dropped += passed;
             }
             return;
         }
@@ -299,8 +281,8 @@ impl Select {
                 bytes = bytes.get(..heads_len(frame, &packet)).unwrap_or(bytes);
             }
         }
-        let head = FrameHead { time: frame.time, wire_len: frame.wire_len, shared };
-        self.put(&head, bytes, weight, send);
+        let head = FrameHead { time: frame.time, wire_len: frame.wire_len, shared, again };
+        self.put(&head, bytes, passed, send);
     }
 
     /// True for what is spoken with a vSensor.
@@ -311,30 +293,31 @@ impl Select {
         ends.iter().any(|end| self.own.iter().any(|own| (own.ip(), own.port()) == *end))
     }
 
-    /// The group changed: what was left to members that are gone is sent now.
-    pub fn members(&mut self, members: &Members, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
-        self.witness = Witness::new(self.me, members);
-        self.epoch = members.epoch;
-        let Select { metering, witness, .. } = self;
-        metering.hand_over(|key| matches!(witness.choose(&ends_of_flow(key)), Choice::Leave(_)));
-        if members.gone.is_empty() {
-            return;
-        }
-        for left in self.shadow.take_of(&members.gone) {
+    /// The group changed: what was left to members that own it no more is sent now. Without members nobody has said for
+    /// a while who is there.
+    pub fn members(&mut self, part: Option<&Members>, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
+        let mut member = std::mem::replace(&mut self.member, Member::new(self.me));
+        let again = |left: &Left<'_>| {
             let wire = u64::from(left.wire_len);
             self.ledger.left.packets = self.ledger.left.packets.saturating_sub(1);
             self.ledger.left.bytes = self.ledger.left.bytes.saturating_sub(wire);
-            let Left { time, wire_len, bytes, .. } = &left;
-            let frame = Frame { bytes, wire_len: *wire_len, time: *time, link: LinkType::Ethernet, port: 0 };
-            self.deliver(&frame, decode(&frame), true, 0, send);
+            let frame = Frame { bytes: left.bytes, wire_len: left.wire_len, time: left.time, ..Frame::default() };
+            self.deliver(&frame, decode(&frame), (true, true), Passed::default(), send);
+        };
+        match part {
+            Some(part) => member.hear(part, again),
+            None => member.forget(again),
         }
+        self.member = member;
+        let Select { metering, member, .. } = self;
+        metering.hand_over(|key| member.leaves(&ends_of_flow(key)));
     }
 
     fn put(
         &mut self,
         head: &FrameHead,
         bytes: &[u8],
-        weight: u64,
+        passed: Passed,
         send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>,
     ) {
         let snaplen = usize::try_from(self.policy.snaplen).unwrap_or(FRAME_MAX).clamp(64, FRAME_MAX);
@@ -342,13 +325,13 @@ impl Select {
         if !self.is_allowed(head.time, bytes.len() + FRAME_HEAD) {
             self.ledger.shed.add(u64::from(head.wire_len));
             self.reasons.mbps.add(u64::from(head.wire_len));
-            self.dropped += weight;
+            self.dropped += passed;
             return;
         }
         self.parcel.put(head, bytes);
         self.ledger.cut_bytes += u64::from(head.wire_len).saturating_sub(bytes.len() as u64);
         self.parcel.frames.add(u64::from(head.wire_len));
-        self.parcel.weight += weight;
+        self.parcel.passed += passed;
         if self.parcel.bytes.len() >= PARCEL_BYTES {
             self.flush(send);
         }
@@ -374,7 +357,7 @@ impl Select {
 
     /// Hands over what is in the parcel.
     pub fn flush(&mut self, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
-        let Parcel { bytes, frames, weight, .. } = self.parcel.take();
+        let Parcel { bytes, frames, passed, .. } = self.parcel.take();
         if bytes.is_empty() {
             return;
         }
@@ -387,7 +370,7 @@ impl Select {
             Err(mut back) => {
                 self.ledger.shed += frames;
                 self.reasons.link += frames;
-                self.dropped += weight;
+                self.dropped += passed;
                 back.clear();
                 self.parcel.bytes = back;
             }
@@ -398,10 +381,9 @@ impl Select {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use thymus_dissect::LinkType;
     use thymus_link::agent::take_frame;
     use thymus_record::Address;
-    use thymus_record::message::Member;
+    use thymus_record::message::Member as Known;
     use thymus_record::time::SECOND;
     use thymus_witness::claim_of;
 
@@ -419,17 +401,17 @@ mod tests {
     }
 
     fn group(seed: u64, gone: Vec<u32>, ids: &[u8]) -> Members {
-        let member = |id: &u8| Member {
+        let member = |id: &u8| Known {
             id: u32::from(*id),
             claims: vec![claim_of(seed, Address::from_v4([10, 0, 0, *id]))],
-            provisional: false,
+            ..Known::default()
         };
-        Members { epoch: 2, seed, members: ids.iter().map(member).collect(), gone }
+        Members { epoch: 2, seed, members: ids.iter().map(member).collect(), gone, ..Members::default() }
     }
 
     fn feed(select: &mut Select, bytes: &[u8], time: u64, out: &mut Vec<Vec<u8>>) {
         let wire_len = u32::try_from(bytes.len()).unwrap();
-        let frame = Frame { bytes, wire_len, time: Time(time), link: LinkType::Ethernet, port: 0 };
+        let frame = Frame { bytes, wire_len, time: Time(time), ..Frame::default() };
         select.take(&frame, &mut |parcel| {
             out.push(parcel);
             Ok(())
@@ -454,7 +436,7 @@ mod tests {
         let (mut one, mut two) = (Select::new(1), Select::new(2));
         let (mut from_one, mut from_two) = (Vec::new(), Vec::new());
         for (select, out) in [(&mut one, &mut from_one), (&mut two, &mut from_two)] {
-            select.members(&group(9, Vec::new(), &[1, 2]), &mut |_| Ok(()));
+            select.members(Some(&group(9, Vec::new(), &[1, 2])), &mut |_| Ok(()));
             (0..500).for_each(|port| feed(select, &packet(1, 2, port, 17), 1_000, out));
             select.flush(&mut |parcel| {
                 out.push(parcel);
@@ -466,7 +448,7 @@ mod tests {
         let ledger = one.ledger();
         assert_eq!(ledger.seen.packets, ledger.sent.packets + ledger.left.packets);
         let mut again = Vec::new();
-        one.members(&group(9, vec![2], &[1]), &mut |parcel| {
+        one.members(Some(&group(9, vec![2], &[1])), &mut |parcel| {
             again.push(parcel);
             Ok(())
         });

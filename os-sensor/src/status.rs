@@ -27,6 +27,8 @@ pub struct Status {
     pub interfaces: Vec<AgentInterface>,
     /// The group's epoch.
     pub epoch: u64,
+    /// A span of the vSensor sees this host's packets, which are left to it.
+    pub covered: bool,
     /// What it did.
     pub ledger: AgentLedger,
     /// How it fares, as its vSensor hears it too.
@@ -96,6 +98,9 @@ fn words(status: &Status) -> String {
         status.epoch
     );
     let _ = writeln!(out, "owners     {}", status.owners);
+    if status.covered {
+        let _ = writeln!(out, "           a span of the vSensor sees this host: what it sees is left to it");
+    }
     let ledger = &status.ledger;
     for (name, count) in [
         ("seen", ledger.seen),

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
-use thymus_dissect::{Frame, LinkType};
+use thymus_dissect::Frame;
 use thymus_forward::SharedOwners;
 use thymus_link::Spool;
 use thymus_link::agent::take_frame;
@@ -15,7 +15,7 @@ use thymus_os_sensor::meter::MeterParts;
 use thymus_os_sensor::select::Select;
 use thymus_record::batch::decode;
 use thymus_record::ledger::Count;
-use thymus_record::message::{Member, Members, Mode, Policy};
+use thymus_record::message::{Member, Members, Mode, Passed, Policy};
 use thymus_record::table::{EndReason, FlowRow};
 use thymus_record::time::SECOND;
 use thymus_record::{Address, Record, SensorId, Time};
@@ -44,7 +44,8 @@ fn group(ids: &[u8], gone: Vec<u32>) -> Members {
         claims: vec![claim_of(SEED, Address::from_v4([10, 0, 0, *id]))],
         ..Member::default()
     };
-    Members { epoch: 2, seed: SEED, members: ids.iter().map(member).collect(), gone }
+    let members = ids.iter().map(member).collect();
+    Members { epoch: 2, seed: SEED, anew: true, members, gone, ..Members::default() }
 }
 
 struct Rig {
@@ -84,7 +85,7 @@ impl Rig {
 
     fn feed_at(&mut self, bytes: &[u8], at: u64) {
         let wire_len = u32::try_from(bytes.len()).unwrap();
-        let frame = Frame { bytes, wire_len, time: Time(START + at), link: LinkType::Ethernet, port: 0 };
+        let frame = Frame { bytes, wire_len, time: Time(START + at), ..Frame::default() };
         let Rig { select, out, .. } = self;
         select.take(&frame, &mut |parcel| {
             out.push(parcel);
@@ -94,7 +95,7 @@ impl Rig {
 
     fn members(&mut self, members: &Members) {
         let Rig { select, out, .. } = self;
-        select.members(members, &mut |parcel| {
+        select.members(Some(members), &mut |parcel| {
             out.push(parcel);
             Ok(())
         });
@@ -224,10 +225,11 @@ fn what_another_member_left_to_us_is_said_so_that_our_claims_hold() {
     rig.mode(Mode::Metadata);
     rig.members(&group(&[1, 2], Vec::new()));
     (0..40).for_each(|port| rig.feed(&datagram(1, 2, port, 100)));
-    let (metered, (left, dropped)) = (rig.select.take_metered(), rig.select.take_reports());
+    let (metered, (report, dropped)) = (rig.select.take_metered(), rig.select.take_reports());
     let ledger = rig.select.ledger();
-    assert_eq!(metered, ledger.metadata.packets * 128);
-    assert_eq!((left, dropped), (vec![(2, ledger.left.packets * 128)], 0));
+    let passed = |packets: u64| vec![(2, Passed { bytes: packets * 100, packets, bare: 0 })];
+    assert_eq!(metered, passed(ledger.metadata.packets));
+    assert_eq!((report.left, dropped), (passed(ledger.left.packets), Passed::default()));
 }
 
 #[test]
@@ -276,7 +278,7 @@ fn the_clock_may_be_set_and_rows_keep_their_times() {
             let wall = Time((START + rig.now).saturating_add_signed(set));
             rig.select.turn(wall, Duration::from_nanos(rig.now), true);
             let bytes = datagram(1, 2, 7, 100);
-            let frame = Frame { bytes: &bytes, wire_len: 142, time: wall, link: LinkType::Ethernet, port: 0 };
+            let frame = Frame { bytes: &bytes, wire_len: 142, time: wall, ..Frame::default() };
             rig.select.take(&frame, &mut |_| Ok(()));
         }
         let (rows, sum) = rig.end();
@@ -290,7 +292,7 @@ fn without_a_spool_metadata_cannot_be_made_and_is_said_and_counted() {
     let mut select = Select::new(1);
     select.set_policy(Policy { mode: Mode::Metadata, ..Policy::default() });
     let bytes = datagram(1, 2, 7, 100);
-    let frame = Frame { bytes: &bytes, wire_len: 142, time: Time(START), link: LinkType::Ethernet, port: 0 };
+    let frame = Frame { bytes: &bytes, wire_len: 142, time: Time(START), ..Frame::default() };
     select.take(&frame, &mut |_| Ok(()));
     assert!(select.trouble().is_some_and(|words| words.contains("no metadata")));
     assert_eq!((select.ledger().shed.packets, select.ledger().imbalance()), (1, None));

@@ -71,6 +71,23 @@ impl fmt::Display for Mac {
     }
 }
 
+impl FromStr for Mac {
+    type Err = NoMac;
+    fn from_str(text: &str) -> Result<Mac, NoMac> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or(NoMac)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_error| NoMac)?;
+        }
+        if parts.next().is_none() { Ok(Mac(bytes)) } else { Err(NoMac) }
+    }
+}
+
+/// The text is no Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoMac;
+
 impl fmt::Debug for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -85,6 +102,10 @@ mod tests {
     fn both_families_survive_text() {
         for text in ["192.0.2.1", "2001:db8::1", "::"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        assert_eq!("02:00:ff:1a:00:09".parse::<Mac>().unwrap().to_string(), "02:00:ff:1a:00:09");
+        for text in ["", "02:00:ff:1a:00", "02:00:ff:1a:00:09:01", "02:00:ff:1a:00:g1", "2:0:ff:1a:0:9"] {
+            assert!(text.parse::<Mac>().is_err(), "{text}");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub use crate::ledger::AgentLedger;
 use crate::ledger::Ledger;
+pub use crate::members::{AgentEvent, Home, Member, Members, Passed, Shared};
 pub use crate::policy::{AgentOrders, AgentState, Instruction, Mode, Policy, ShedReasons};
 use crate::query::{PcapQuery, QueryReport};
 use crate::{BootId, SensorId, Time};
@@ -83,32 +84,6 @@ pub struct Health {
     pub agents: Vec<AgentHealth>,
 }
 
-/// The agents of a group, as their vSensor tells them.
-#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Members {
-    /// Grows with every change.
-    pub epoch: u64,
-    /// Secret of the group's hashes.
-    pub seed: u64,
-    /// Who is there, by number.
-    pub members: Vec<Member>,
-    /// Who has just gone: what was left to them in the last seconds is sent now.
-    pub gone: Vec<u32>,
-}
-
-/// A member of a group.
-#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Member {
-    /// Its number.
-    pub id: u32,
-    /// Hashes of the addresses that it claims.
-    pub claims: Vec<u64>,
-    /// Its claims have not been checked yet: all witnesses send.
-    pub provisional: bool,
-}
-
 /// An agent as its vSensor tells the master.
 #[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -137,6 +112,8 @@ pub struct AgentInterface {
     pub name: String,
     /// Addresses on it, as text.
     pub addresses: Vec<String>,
+    /// Its Ethernet address, as text; empty where it has none.
+    pub mac: String,
 }
 
 /// Agent to vSensor; frames travel beside as bytes.
@@ -160,14 +137,17 @@ pub enum ToRelay {
     /// A sign of life, ten times a second; with what it did once a second.
     Alive {
         /// What it did since it started.
-        ledger: Option<AgentLedger>,
-        /// Payload bytes left to each member since the last message, where we are known to see the packets too.
-        left: Vec<(u32, u64)>,
-        /// Payload bytes given up since the last message.
-        dropped: u64,
-        /// Payload bytes that it made rows of and another member saw too, since the last message.
+        ledger: Option<Box<AgentLedger>>,
+        /// Left to each member since the last message, where we are known to see the packets too.
+        left: Vec<(u32, Passed)>,
+        /// Given up since the last message.
+        dropped: Passed,
+        /// What it made rows of since the last message, by the member that saw it too.
         #[serde(default)]
-        metered: u64,
+        metered: Vec<(u32, Passed)>,
+        /// What passed of our own addresses since the last message, by the hash of each, whoever sent it.
+        #[serde(default)]
+        own: Vec<(u64, Passed)>,
         /// Its clock as it sends this, by which the vSensor knows how far off it is.
         #[serde(default)]
         time: Option<Time>,
@@ -303,6 +283,20 @@ pub enum ToSensor {
         /// The sensor's certificate first.
         chain: String,
     },
+    /// Agents and the groups that they belong to; adds to what was told before.
+    Homes {
+        /// By group.
+        homes: Vec<Home>,
+    },
+    /// A group that agents of this vSensor belong to changed.
+    Members {
+        /// The group.
+        group: String,
+        /// The change.
+        members: Members,
+    },
+    /// The groups stand as they were told last; said several times a second to vSensors with agents.
+    Steady {},
     /// The master does not serve this sensor, and closes.
     Refused {
         /// Why, and the cure, in words.
@@ -390,6 +384,11 @@ pub enum ToMaster {
         request: String,
         /// The certificate that it has, with its chain, as PEM.
         chain: String,
+    },
+    /// What happened to its agents since the last message; several times a second where it takes agents.
+    Group {
+        /// In order.
+        events: Vec<AgentEvent>,
     },
     /// A message of a newer sensor.
     #[serde(other)]

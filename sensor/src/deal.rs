@@ -10,7 +10,7 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use thymus_dissect::decode::{Content, decode};
-use thymus_dissect::{Frame, LinkType};
+use thymus_dissect::{Frame, LinkType, Origin};
 use thymus_record::ledger::Count;
 use thymus_record::{Address, Time};
 
@@ -29,6 +29,7 @@ struct Place {
     time: Time,
     link: LinkType,
     port: u16,
+    origin: Origin,
 }
 
 /// Frames copied for one worker.
@@ -49,10 +50,10 @@ impl Parcel {
     }
 
     fn push(&mut self, frame: &Frame<'_>) {
-        let Frame { bytes, wire_len, time, link, port } = *frame;
+        let Frame { bytes, wire_len, time, link, port, origin } = *frame;
         let (start, len) = (self.bytes.len(), bytes.len());
         self.bytes.extend_from_slice(bytes);
-        self.frames.push(Place { start, len, wire_len, time, link, port });
+        self.frames.push(Place { start, len, wire_len, time, link, port, origin });
     }
 
     fn clear(&mut self) {
@@ -231,12 +232,13 @@ impl PacketSource for DealtSource {
         };
         self.now = self.now.max(parcel.now);
         let count = parcel.frames.len();
-        let none = Frame { bytes: &[], wire_len: 0, time: self.now, link: LinkType::Ethernet, port: 0 };
+        let none =
+            Frame { bytes: &[], wire_len: 0, time: self.now, link: LinkType::Ethernet, port: 0, ..Frame::default() };
         let mut frames = [none; BURST_MAX];
         for (frame, place) in frames.iter_mut().zip(&parcel.frames) {
-            let Place { start, len, wire_len, time, link, port } = *place;
+            let Place { start, len, wire_len, time, link, port, origin } = *place;
             let bytes = parcel.bytes.get(start..start + len).unwrap_or_default();
-            *frame = Frame { bytes, wire_len, time, link, port };
+            *frame = Frame { bytes, wire_len, time, link, port, origin };
         }
         each(Burst { frames: frames.get(..count).unwrap_or_default(), now: self.now });
         parcel.clear();
@@ -262,7 +264,7 @@ mod tests {
     }
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
-        Frame { bytes, wire_len: 44, time: Time(1), link: LinkType::Ethernet, port: 3 }
+        Frame { bytes, wire_len: 44, time: Time(1), link: LinkType::Ethernet, port: 3, ..Frame::default() }
     }
 
     #[test]

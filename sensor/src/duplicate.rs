@@ -4,6 +4,7 @@
 
 use thymus_dissect::decode::{Content, Packet};
 use thymus_record::Time;
+use thymus_witness::hash_of;
 
 /// Copies of a frame farther apart than this are not duplicates.
 pub const WINDOW_NS: u64 = 1_000_000;
@@ -46,31 +47,6 @@ impl DuplicateWindow {
     }
 }
 
-/// A keyed 64-bit hash of bytes, sixteen at a time: nobody without the key can make a packet pass for the copy of
-/// another, and so keep it out of the capture.
-#[expect(clippy::cast_possible_truncation, reason = "both halves of a word are taken")]
-pub(crate) fn hash_of([one, two]: [u64; 2], bytes: &[u8]) -> u64 {
-    // Fixed words beside the key, so that no key is weak by itself.
-    let (one, two) = (one ^ 0x2d35_8dcc_aa6c_78a5, two ^ 0x4b33_a62e_d433_d4a3);
-    let mut state = fold(one, two ^ bytes.len() as u64);
-    let (pairs, rest) = bytes.as_chunks::<16>();
-    for pair in pairs {
-        let word = u128::from_le_bytes(*pair);
-        state = fold(word as u64 ^ two, (word >> 64) as u64 ^ state);
-    }
-    let mut last = [0; 16];
-    last.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
-    let word = u128::from_le_bytes(last);
-    fold(fold(word as u64 ^ two, (word >> 64) as u64 ^ state) ^ one, 0x8bb8_4b93_962e_acc9)
-}
-
-/// A multiplication whose both halves count.
-#[expect(clippy::cast_possible_truncation, reason = "both halves are taken")]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,23 +61,9 @@ mod tests {
     }
 
     fn seen(window: &mut DuplicateWindow, bytes: &[u8], time: u64) -> bool {
-        let frame = Frame { bytes, wire_len: 44, time: Time(time), link: LinkType::Ethernet, port: 0 };
+        let frame =
+            Frame { bytes, wire_len: 44, time: Time(time), link: LinkType::Ethernet, port: 0, ..Frame::default() };
         window.is_duplicate(&decode(&frame), frame.time)
-    }
-
-    #[test]
-    fn every_byte_counts_whatever_the_key() {
-        for key in [[0, 0], [7, !7], [u64::MAX, u64::MAX], [3, 3]] {
-            let mut seen = std::collections::HashSet::new();
-            for len in 0..70 {
-                assert!(seen.insert(hash_of(key, &vec![0; len])), "{key:?}, {len} zeroes");
-                for at in 0..len {
-                    let mut bytes = vec![0; len];
-                    bytes[at] = 1;
-                    assert!(seen.insert(hash_of(key, &bytes)), "{key:?}, byte {at} of {len}");
-                }
-            }
-        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ impl PacketSource for Scripted {
         }
         let time = Time(1_000_000_000 + self.next * 10_000);
         let bytes = packet(self.next);
-        let frame = Frame { bytes: &bytes, wire_len: 100, time, link: LinkType::Ethernet, port: 0 };
+        let frame = Frame { bytes: &bytes, wire_len: 100, time, link: LinkType::Ethernet, port: 0, ..Frame::default() };
         let frames = vec![frame; usize::try_from(self.copies).unwrap()];
         each(Burst { frames: &frames, now: time });
         self.next += 1;
@@ -71,6 +71,8 @@ fn pipeline(live: bool, ring: Option<&Path>) -> Pipeline {
         duplicates: true,
         agents: Vec::new(),
         exchange: std::sync::Arc::default(),
+        roots: std::sync::Arc::default(),
+        watch: std::sync::Arc::default(),
     })
     .unwrap()
 }
@@ -142,7 +144,7 @@ fn frames_that_a_worker_had_no_room_for_are_told() {
     while late.packets < LOSSES {
         let bytes = packet(dealt);
         let time = Time(1_000_000_000 + dealt * 10_000);
-        let frame = Frame { bytes: &bytes, wire_len: 100, time, link: LinkType::Ethernet, port: 0 };
+        let frame = Frame { bytes: &bytes, wire_len: 100, time, link: LinkType::Ethernet, port: 0, ..Frame::default() };
         dealer.deal(Burst { frames: &[frame], now: time }, |_| late.add(100));
         dealt += 1;
     }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use thymus_dissect::flow::{FlowShard, NetworkTable, ShardConfig};
+use thymus_dissect::flow::{FlowShard, NetworkTable, Roots, ShardConfig};
 use thymus_forward::forwarder::ForwarderParts;
 use thymus_forward::{Batcher, Forwarder, Outlet, RecordCounts, SharedOwners};
 use thymus_link::spool::SpoolLimits;
@@ -24,6 +24,7 @@ use thymus_link::{Exchange, Identity, Spool, Uplink};
 use thymus_record::ledger::Ledger;
 use thymus_record::message::{Health, ToAgent};
 use thymus_record::{BootId, SensorId};
+use thymus_witness::{SpanEye, SpanWatch};
 
 /// Chunks on their way from a worker to the forwarder: at 1,000 rows each more than a minute of the largest tier.
 const CHUNKS: usize = 64;
@@ -60,6 +61,10 @@ pub struct PipelineConfig {
     pub agents: Vec<String>,
     /// What their part and the master say to each other.
     pub exchange: Arc<Exchange>,
+    /// Groups of OS-sensors.
+    pub roots: Arc<Roots>,
+    /// What the spans look for of OS-sensors' addresses.
+    pub watch: Arc<SpanWatch>,
 }
 
 /// It cannot be put together; the text says why and what to do.
@@ -116,6 +121,7 @@ impl Pipeline {
                     bytes: *bytes,
                     writers: config.workers,
                     ports: ports_of(&config.ports, &group),
+                    roots: Arc::clone(&config.roots),
                     waits: !config.live,
                 };
                 Some(Arc::new(Ring::open(ring).map_err(words)?))
@@ -353,7 +359,7 @@ fn stage_of(
 ) -> Result<Stage, PipelineError> {
     let shard = u8::try_from(worker).map_err(|_error| PipelineError("at most 256 workers".to_owned()))?;
     let groups: Vec<&str> = config.ports.iter().map(|_| group).collect();
-    let networks = NetworkTable::new(&groups);
+    let networks = NetworkTable::with_roots(&groups, Arc::clone(&config.roots));
     let flows_max = config.flows_max.div_ceil(config.workers.max(1));
     let shard_config = ShardConfig { shard, flows_max, secret: config.secret, ports: config.ports.len() };
     let accounts = (0u16..).zip(&config.ports).map(|(port, name)| PortAccount::new(port, name, 0)).collect();
@@ -365,6 +371,7 @@ fn stage_of(
         accounts,
         duplicates: (config.live && config.duplicates).then(|| DuplicateWindow::new(config.secret)),
         agents: (!config.agents.is_empty()).then(|| u16::try_from(config.ports.len() - 1).unwrap_or(u16::MAX)),
+        eye: SpanEye::new(Arc::clone(&config.watch)),
         waits: !config.live,
         gauges: Arc::default(),
     })

@@ -87,6 +87,8 @@ fn replay(args: &ReplayArgs) -> Result<Vec<String>, String> {
         duplicates: false,
         agents: Vec::new(),
         exchange: std::sync::Arc::default(),
+        roots: std::sync::Arc::default(),
+        watch: std::sync::Arc::default(),
     })
     .map_err(|error| error.to_string())?;
     let mut stage = pipeline.stages.pop().ok_or("no worker")?;

@@ -7,7 +7,7 @@ use crate::deal::{DealNotes, Dealer, DealtSource, deal_to};
 use crate::metrics;
 use crate::orders::Orders;
 use crate::pipeline::{Destination, Pipeline, PipelineConfig, Shared, write_ledger};
-use crate::relay::{self, Group};
+use crate::relay::{self, Group, GroupParts};
 use crate::source::{AnySource, Burst, SourceCounters};
 use crate::worker::{Gauges, LoopBody, LoopPort, Stage, poll};
 use clap::Args;
@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use thymus_dissect::flow::Roots;
 use thymus_link::relay::Relay;
 use thymus_link::{Exchange, Identity};
+use thymus_witness::SpanWatch;
 
 /// Between two observations of the sensor's health, and two status files.
 const OBSERVE_EVERY: Duration = Duration::from_secs(2);
@@ -61,8 +63,9 @@ fn capture(args: &RunArgs) -> Result<(), String> {
     let cores = cores_of(&config)?;
     let mut ports = open_ports(&config.capture.ports, &clock)?;
     let mut names: Vec<String> = config.capture.ports.iter().map(Port::to_string).collect();
-    let exchange: Arc<Exchange> = Arc::default();
-    let relayed = agents_of(args, &config, &mut ports, &mut names, &clock)?;
+    let (exchange, roots, watch): (Arc<Exchange>, Arc<Roots>, Arc<SpanWatch>) = Default::default();
+    let shared = (Arc::clone(&exchange), Arc::clone(&roots), Arc::clone(&watch));
+    let relayed = agents_of(args, &config, (&mut ports, &mut names), shared, &clock)?;
     let destination = if args.standalone { Destination::Standalone } else { Destination::Master(args.state.clone()) };
     let workers = cores.len().saturating_sub(1).max(1);
     let mut pipeline = Pipeline::start(PipelineConfig {
@@ -76,7 +79,9 @@ fn capture(args: &RunArgs) -> Result<(), String> {
         live: true,
         duplicates: config.capture.duplicates,
         agents: relayed.as_ref().map(|relayed| relayed.0.addresses()).unwrap_or_default(),
-        exchange: Arc::clone(&exchange),
+        exchange,
+        roots,
+        watch,
     })
     .map_err(|error| error.to_string())?;
     let (report, ended) = mpsc::channel();
@@ -84,10 +89,7 @@ fn capture(args: &RunArgs) -> Result<(), String> {
     let halt = Arc::new(AtomicBool::new(false));
     let threads = start_threads(ports, stages, &cores, &halt, &clock, &report)?;
     let relay = match relayed {
-        Some((section, mut group)) => {
-            group.obey(Orders::load(&args.state), exchange);
-            Some(start_relay(args, &section, group, &pipeline.shared)?)
-        }
+        Some((section, group)) => Some(start_relay(args, &section, group, &pipeline.shared)?),
         None => None,
     };
     tracing::info!("capturing from {}", names.join(", "));
@@ -128,8 +130,8 @@ fn capture(args: &RunArgs) -> Result<(), String> {
 fn agents_of(
     args: &RunArgs,
     config: &Config,
-    ports: &mut Ports,
-    names: &mut Vec<String>,
+    (ports, names): (&mut Ports, &mut Vec<String>),
+    (exchange, roots, watch): (Arc<Exchange>, Arc<Roots>, Arc<SpanWatch>),
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<(AgentsSection, Group)>, String> {
     let Some(section) = config.agents.clone() else { return Ok(None) };
@@ -137,7 +139,17 @@ fn agents_of(
         return Err("[agents] needs a master, which knows them: join one, and run without --standalone".to_owned());
     }
     let number = u16::try_from(ports.len()).map_err(|_error| "too many ports".to_owned())?;
-    let (group, source) = relay::group(number, crate::random_boot()?.0, Arc::clone(clock));
+    let identity = Identity::load(&args.state).map_err(|error| error.to_string())?;
+    let (group, source) = relay::group(GroupParts {
+        port: number,
+        sensor: (identity.sensor.0, identity.group),
+        exchange,
+        roots,
+        watch,
+        homes: args.state.join("homes.json"),
+        orders: Orders::load(&args.state),
+        clock: Arc::clone(clock),
+    });
     ports.push(LoopPort { port: number, source: AnySource::Agents(Box::new(source)) });
     names.push("agents".to_owned());
     Ok(Some((section, group)))
@@ -146,7 +158,7 @@ fn agents_of(
 fn start_relay(args: &RunArgs, section: &AgentsSection, mut group: Group, shared: &Shared) -> Result<Relay, String> {
     let identity = Identity::load(&args.state).map_err(|error| error.to_string())?;
     shared.take_agents(group.notes());
-    group.tell_owners(identity.group.clone(), shared.owners());
+    group.tell_owners(shared.owners());
     let relay = Relay::start(identity, section.listen, Box::new(group));
     relay.map_err(|error| format!("[agents] listen {}: {error}; choose another address or port", section.listen))
 }

@@ -16,10 +16,14 @@ use thymus_dissect::flow::{FlowShard, FlowTag, NetworkTable};
 use thymus_forward::Batcher;
 use thymus_record::ledger::Count;
 use thymus_record::{RecordSink, Time};
+use thymus_witness::SpanEye;
 
 /// An idle loop sleeps this long: a burst of 20 µs at 400 Mbit/s waits in the descriptors meanwhile, and 5,000
 /// wake-ups a second cost an idle core about 5 %.
 const NAP: Duration = Duration::from_micros(200);
+
+/// The path of the sensor's own ports is the first one.
+const OWN_NETWORK: u32 = 0;
 
 /// What a poll loop says of itself, readable by all threads.
 #[derive(Debug, Default)]
@@ -48,6 +52,8 @@ pub struct Stage {
     pub duplicates: Option<DuplicateWindow>,
     /// The port of the OS-sensors, if they are taken.
     pub agents: Option<u16>,
+    /// Looks for what OS-sensors claim.
+    pub eye: SpanEye,
     /// A ring that is late is waited for (capture files), not shed.
     pub waits: bool,
     /// What it says of itself.
@@ -64,6 +70,9 @@ impl Stage {
         self.shard.observe_burst(frames, &mut self.networks, &mut self.batcher, tags);
         for (frame, tag) in frames.iter().zip(tags.iter()) {
             self.store(frame, *tag);
+        }
+        if self.eye.is_open() {
+            self.look(frames, tags);
         }
         self.shard.advance(burst.now, &mut self.batcher);
         self.batcher.turn(burst.now, &self.networks);
@@ -103,6 +112,15 @@ impl Stage {
             }
         }
         kept.get(..count).unwrap_or_default()
+    }
+
+    /// Counts what the spans see of OS-sensors' addresses. What came through a tunnel or a VLAN is another network's.
+    fn look(&self, frames: &[Frame<'_>], tags: &[FlowTag]) {
+        for (frame, tag) in frames.iter().zip(tags) {
+            if let (true, Some(hosts)) = (frame.origin.agent == 0 && tag.network == OWN_NETWORK, tag.hosts) {
+                self.eye.see(frame, hosts);
+            }
+        }
     }
 
     /// Appends a frame to the ring, and its flow to the segment's index where that is due.

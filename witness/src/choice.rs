@@ -1,8 +1,12 @@
 //! The owner of a packet, from its addresses and the members alone.
 
+use crate::roster::Roster;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use thymus_record::Address;
-use thymus_record::message::Members;
+
+/// Stands for a vSensor's span among the owners.
+pub const SPAN: u32 = u32::MAX;
 
 /// What of a packet decides who sends it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,15 +30,46 @@ pub enum Choice {
     Send,
     /// Send it, and others may too.
     SendToo,
-    /// This member sends it.
+    /// This member sends it, or [`SPAN`].
     Leave(u32),
+}
+
+/// A packet as one member sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Look {
+    /// What to do with it.
+    pub choice: Choice,
+    /// Who owns it, whether its claims are checked or not.
+    pub owner: Option<u32>,
+    /// The other member that is known to see it: the owner's second.
+    pub second: Option<u32>,
+    /// Hashes of its ends, where this member alone claims them.
+    pub own: [Option<u64>; 2],
 }
 
 /// Who claims an address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Claimant {
-    One(usize),
+    One { at: usize, covered: bool },
     Several,
+}
+
+/// Claims are mixed already: they are their own hashes.
+#[derive(Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = mix(self.0 ^ u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
 }
 
 /// One member's view of its group.
@@ -44,88 +79,89 @@ pub struct Witness {
     seed: u64,
     /// Number and whether its claims are still to be checked, by position.
     members: Vec<(u32, bool)>,
-    claims: HashMap<u64, Claimant>,
+    claims: HashMap<u64, Claimant, BuildHasherDefault<Mixed>>,
 }
 
 impl Witness {
     /// The view of member `me`.
-    pub fn new(me: u32, members: &Members) -> Witness {
-        let mut claims = HashMap::new();
-        for (at, member) in members.members.iter().enumerate() {
+    pub fn new(me: u32, roster: &Roster) -> Witness {
+        let mut claims: HashMap<u64, Claimant, BuildHasherDefault<Mixed>> = HashMap::default();
+        for (at, member) in roster.members().enumerate() {
             for claim in &member.claims {
-                let claimant = claims.entry(*claim).or_insert(Claimant::One(at));
-                if *claimant != Claimant::One(at) {
+                let covered = member.covered.contains(claim);
+                let claimant = claims.entry(*claim).or_insert(Claimant::One { at, covered });
+                if !matches!(claimant, Claimant::One { at: known, .. } if *known == at) {
                     *claimant = Claimant::Several;
                 }
             }
         }
-        let known = members.members.iter().map(|member| (member.id, member.provisional)).collect();
-        Witness { me, seed: members.seed, members: known, claims }
+        let members = roster.members().map(|member| (member.id, member.provisional)).collect();
+        Witness { me, seed: roster.seed, members, claims }
     }
 
-    fn claimant(&self, address: Address) -> Option<usize> {
-        if is_shared(address) {
-            return None;
-        }
-        match self.claims.get(&claim_of(self.seed, address)) {
-            Some(Claimant::One(at)) => Some(*at),
+    fn claimant(&self, address: Address, claim: u64) -> Option<(usize, bool)> {
+        match self.claims.get(&claim) {
+            Some(Claimant::One { at, covered }) if !is_shared(address) => Some((*at, *covered)),
             _ => None,
         }
     }
 
-    /// The members that are known to see this packet, at most two.
-    fn candidates(&self, ends: &Ends) -> (Option<usize>, Option<usize>) {
-        let (source, target) = (self.claimant(ends.source), self.claimant(ends.target));
-        if source == target { (source, None) } else { (source, target) }
-    }
-
-    /// Position of the owner, whether its claims are checked or not.
-    fn owner_at(&self, ends: &Ends) -> Option<usize> {
-        match self.candidates(ends) {
-            (Some(one), Some(other)) => Some(self.first_of(one, other, ends)),
-            (one, other) => one.or(other),
+    /// What this member does with a packet that it sees.
+    pub fn look(&self, ends: &Ends) -> Look {
+        let (from, to) = (claim_of(self.seed, ends.source), claim_of(self.seed, ends.target));
+        let (source, target) = (self.claimant(ends.source, from), self.claimant(ends.target, to));
+        let mine = |end: Option<(usize, bool)>, claim| {
+            end.and_then(|(at, _)| self.members.get(at)).is_some_and(|member| member.0 == self.me).then_some(claim)
+        };
+        let own = [mine(source, from), mine(target, to)];
+        if source.is_some_and(|end| end.1) || target.is_some_and(|end| end.1) {
+            return Look { choice: Choice::Leave(SPAN), owner: Some(SPAN), second: None, own };
         }
+        // The members that are known to see this packet: the rendezvous hash of its flow decides between two.
+        let (owner, second) = match (source, target) {
+            (Some((one, _)), Some((other, _))) if one != other => {
+                let flow = flow_of((from, ends.source_port), (to, ends.target_port), ends.proto);
+                let weight =
+                    |at: usize| self.members.get(at).map(|known| (mix(flow ^ mix(u64::from(known.0))), known.0));
+                if weight(one) >= weight(other) { (Some(one), Some(other)) } else { (Some(other), Some(one)) }
+            }
+            (one, other) => (one.or(other).map(|end| end.0), None),
+        };
+        let member = |at: Option<usize>| at.and_then(|at| self.members.get(at).copied());
+        let second = member(second).map(|member| member.0);
+        let owner = member(owner);
+        let choice = match owner {
+            None => Choice::SendToo,
+            // While the owner's claims are unchecked every witness sends.
+            Some((id, provisional)) if id == self.me => {
+                if provisional && second.is_some() {
+                    Choice::SendToo
+                } else {
+                    Choice::Send
+                }
+            }
+            Some((_, true)) => Choice::SendToo,
+            Some((id, false)) => Choice::Leave(id),
+        };
+        Look { choice, owner: owner.map(|owner| owner.0), second, own }
     }
 
     /// The owner of a packet, and the other member that is known to see it, whether their claims are checked or not.
     pub fn pair(&self, ends: &Ends) -> Option<(u32, u32)> {
-        let owner = self.members.get(self.owner_at(ends)?)?.0;
-        Some((owner, self.second(owner, ends)?))
-    }
-
-    /// What to do with a packet that this member sees.
-    pub fn choose(&self, ends: &Ends) -> Choice {
-        let owner = self.owner_at(ends).and_then(|at| self.members.get(at).copied());
-        let Some((id, provisional)) = owner else { return Choice::SendToo };
-        if id != self.me && !provisional {
-            return Choice::Leave(id);
+        let (from, to) = (claim_of(self.seed, ends.source), claim_of(self.seed, ends.target));
+        let (one, other) = (self.claimant(ends.source, from)?.0, self.claimant(ends.target, to)?.0);
+        if one == other {
+            return None;
         }
-        // While a claim is unchecked, every witness sends; so does an owner who knows that others still do.
-        let is_checked = self.members.iter().all(|(_, provisional)| !provisional);
-        if id == self.me && is_checked { Choice::Send } else { Choice::SendToo }
-    }
-
-    /// The other candidate of a packet besides `owner`, which sees it too.
-    pub fn second(&self, owner: u32, ends: &Ends) -> Option<u32> {
-        let (one, other) = self.candidates(ends);
-        let ids = [one, other].map(|at| at.and_then(|at| self.members.get(at)).map(|member| member.0));
-        match ids {
-            [Some(one), Some(other)] if one == owner => Some(other),
-            [Some(one), Some(other)] if other == owner => Some(one),
-            _ => None,
-        }
-    }
-
-    /// Rendezvous: each flow goes to the candidate whose number mixes highest with it.
-    fn first_of(&self, one: usize, other: usize, ends: &Ends) -> usize {
-        let flow = flow_hash(self.seed, ends);
-        let weight = |at: usize| self.members.get(at).map(|member| (mix(flow ^ mix(u64::from(member.0))), member.0));
-        if weight(one) >= weight(other) { one } else { other }
+        let flow = flow_of((from, ends.source_port), (to, ends.target_port), ends.proto);
+        let weight = |at: usize| self.members.get(at).map(|known| (mix(flow ^ mix(u64::from(known.0))), known.0));
+        let (one, other) = (weight(one)?, weight(other)?);
+        Some(if one >= other { (one.1, other.1) } else { (other.1, one.1) })
     }
 }
 
 /// Addresses that nobody owns alone: link-local, loopback, multicast, broadcast, unspecified.
-fn is_shared(address: Address) -> bool {
+pub fn is_shared(address: Address) -> bool {
     match address.to_ip() {
         std::net::IpAddr::V4(v4) => {
             v4.is_link_local() || v4.is_loopback() || v4.is_multicast() || v4.is_broadcast() || v4.is_unspecified()
@@ -145,13 +181,17 @@ pub fn claim_of(seed: u64, Address(bytes): Address) -> u64 {
 
 /// A flow's hash, the same in both directions.
 pub fn flow_hash(seed: u64, ends: &Ends) -> u64 {
-    let end = |address: Address, port: u16| mix(claim_of(seed, address) ^ u64::from(port));
-    let (source, target) = (end(ends.source, ends.source_port), end(ends.target, ends.target_port));
-    mix(source.wrapping_add(target) ^ u64::from(ends.proto))
+    let (from, to) = (claim_of(seed, ends.source), claim_of(seed, ends.target));
+    flow_of((from, ends.source_port), (to, ends.target_port), ends.proto)
+}
+
+fn flow_of(source: (u64, u16), target: (u64, u16), proto: u8) -> u64 {
+    let end = |(claim, port): (u64, u16)| mix(claim ^ u64::from(port));
+    mix(end(source).wrapping_add(end(target)) ^ u64::from(proto))
 }
 
 /// A bijection in which every bit of the input reaches every bit of the output.
-fn mix(mut word: u64) -> u64 {
+pub(crate) fn mix(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ (word >> 31)

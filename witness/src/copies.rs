@@ -1,5 +1,6 @@
 //! Copies of one packet from several witnesses: of what different members send, as many are kept as the one that saw it
-//! most often sent, so that a packet that really came twice stays two.
+//! most often sent, so that a packet that really came twice stays two. What a witness sends of addresses that are not its
+//! own never takes the place of what their owner sends.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,8 @@ const WITNESSES: usize = 4;
 
 #[derive(Clone, Copy, Default)]
 struct Seen {
-    kept: u16,
+    /// Kept, of members that own an address of it and of those that do not.
+    kept: [u16; 2],
     from: [(u32, u16); WITNESSES],
 }
 
@@ -24,7 +26,7 @@ const PACKETS_MAX: usize = 1 << 20;
 
 impl Copies {
     /// True if this packet, known by a keyed digest, is a copy of one that came from another member.
-    pub fn is_copy(&mut self, digest: u64, member: u32) -> bool {
+    pub fn is_copy(&mut self, digest: u64, member: u32, owns: bool) -> bool {
         if let Some(old) = self.before.remove(&digest) {
             self.now.insert(digest, old);
         }
@@ -34,10 +36,12 @@ impl Copies {
         let seen = self.now.entry(digest).or_default();
         let Some(place) = seen.from.iter_mut().find(|(id, count)| *id == member || *count == 0) else { return false };
         *place = (member, place.1.saturating_add(1));
-        if place.1 <= seen.kept {
+        let [by_owners, by_others] = &mut seen.kept;
+        let kept = if owns { *by_owners } else { (*by_owners).max(*by_others) };
+        if place.1 <= kept {
             return true;
         }
-        seen.kept = place.1;
+        *(if owns { by_owners } else { by_others }) = place.1;
         false
     }
 

@@ -4,6 +4,7 @@ use crate::choice::Ends;
 use thymus_dissect::decode::{Content, Datagram, Packet, Transport};
 use thymus_dissect::flow::FlowKey;
 use thymus_record::column::Proto;
+use thymus_record::message::Passed;
 
 /// What decides who sends a packet; `None` where nothing does, and every witness sends. Fragments go by their addresses
 /// alone, so that all of a datagram go one way.
@@ -35,11 +36,21 @@ pub fn ends_of_flow(key: &FlowKey) -> Ends {
     Ends { source: key.a, target: key.b, source_port, target_port, proto: key.proto.0 }
 }
 
-/// Payload bytes, the same however a segment was cut or put together on its way.
-pub fn weight_of(packet: &Packet<'_>) -> u64 {
-    match &packet.content {
-        Content::Ip(Datagram { transport: Transport::Tcp(tcp), .. }) => u64::from(tcp.payload_len),
-        Content::Ip(datagram) => u64::from(datagram.ip_len),
-        _ => 0,
+/// What a packet adds to what passed: the same however a segment was cut or put together on its way.
+pub fn passed_of(packet: &Packet<'_>) -> Passed {
+    let bytes = match &packet.content {
+        Content::Ip(datagram) => payload_of(datagram),
+        Content::Arp(_) | Content::Other => 0,
+    };
+    Passed { bytes, packets: u64::from(bytes > 0), bare: u64::from(bytes == 0) }
+}
+
+fn payload_of(datagram: &Datagram<'_>) -> u64 {
+    let behind = |head: u32| u64::from(datagram.ip_len.saturating_sub(head));
+    match (&datagram.transport, datagram.fragment) {
+        (_, Some(fragment)) => behind(u32::from(fragment.data_at)),
+        (Transport::Tcp(tcp), _) => u64::from(tcp.payload_len),
+        (Transport::Udp(udp), _) => u64::from(udp.payload_len),
+        _ => behind(if datagram.v6 { 40 } else { 20 }),
     }
 }

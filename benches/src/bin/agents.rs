@@ -141,7 +141,7 @@ fn start(state: &Path, heard: &Arc<Heard>) -> Result<Agent, String> {
     };
     let link = AgentLink::start(parts).map_err(|error| format!("no link: {error}"))?;
     let text = address.map(|byte| byte.to_string()).join(".");
-    let interfaces = vec![AgentInterface { name: "eth0".to_owned(), addresses: vec![text] }];
+    let interfaces = vec![AgentInterface { name: "eth0".to_owned(), addresses: vec![text], mac: String::new() }];
     Ok(Agent { link, address, interfaces, told: false, ledger: AgentLedger::default() })
 }
 
@@ -161,8 +161,15 @@ fn drive(agents: &mut [Agent], so_long: Duration) -> Duration {
             }
             agent.told = is_here;
             let is_full = (turn as usize + number).is_multiple_of(10);
-            let ledger = is_full.then_some(agent.ledger);
-            agent.link.tell(ToRelay::Alive { ledger, left: Vec::new(), dropped: 0, metered: 0, time: Some(wall()) });
+            let ledger = is_full.then(|| Box::new(agent.ledger));
+            agent.link.tell(ToRelay::Alive {
+                ledger,
+                left: Vec::new(),
+                dropped: Default::default(),
+                metered: Vec::new(),
+                own: Vec::new(),
+                time: Some(wall()),
+            });
             if is_full && connected.is_some_and(|at| clock.monotonic() < at + so_long) {
                 send(agent, turn);
             }
@@ -186,7 +193,7 @@ fn send(agent: &mut Agent, turn: u32) {
         frame.extend_from_slice(&turn.to_be_bytes());
         frame.extend_from_slice(&number.to_be_bytes());
         frame.resize(102, 7);
-        let head = FrameHead { time: wall(), wire_len: 102, shared: true };
+        let head = FrameHead { time: wall(), wire_len: 102, shared: true, again: false };
         put_frame(&mut parcel, &head, &frame);
         count.add(102);
     }

@@ -40,7 +40,7 @@ fn udp(target: u16, inside: &[u8]) -> Vec<u8> {
 }
 
 fn frame(bytes: &[u8], link: LinkType) -> Frame<'_> {
-    Frame { bytes, wire_len: u32::try_from(bytes.len()).unwrap(), time: Time(0), link, port: 0 }
+    Frame { bytes, wire_len: u32::try_from(bytes.len()).unwrap(), time: Time(0), link, port: 0, ..Frame::default() }
 }
 
 fn on_ethernet(bytes: &[u8]) -> Packet<'_> {

@@ -21,7 +21,7 @@ fn v4(proto: u8, [a, b, c]: [u8; 3], inside: &[u8]) -> Vec<u8> {
 
 fn frame(bytes: &[u8]) -> Frame<'_> {
     let wire_len = u32::try_from(bytes.len()).unwrap();
-    Frame { bytes, wire_len, time: Time(0), link: LinkType::Ethernet, port: 0 }
+    Frame { bytes, wire_len, time: Time(0), link: LinkType::Ethernet, port: 0, ..Frame::default() }
 }
 
 fn matches(text: &str, bytes: &[u8]) -> bool {

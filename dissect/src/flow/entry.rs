@@ -99,6 +99,10 @@ pub(super) struct Flow {
     pub(super) macs: Option<(Mac, Mac)>,
     /// Rows told.
     pub(super) ordinal: u32,
+    /// The agent that delivered its first packet; 0 for a port's own.
+    pub(super) agent: u32,
+    /// Frames of agents that own neither end, since the row before.
+    pub(super) unverified: u32,
 }
 
 /// A flow is seven cache lines; every line more is one more miss for each packet of a busy table.
@@ -275,10 +279,13 @@ impl Flow {
             reason,
             port: self.port,
             cut_bytes: self.cut_bytes,
+            agent: Some(self.agent).filter(|agent| *agent != 0),
+            unverified: u64::from(self.unverified),
             ..FlowRow::default()
         };
         self.ordinal += 1;
         (self.frames, self.wire_bytes, self.cut_bytes, self.missed_bytes) = (0, 0, 0, 0);
+        self.unverified = 0;
         for (side, size) in [(orig, sizes[0]), (resp, sizes[1])] {
             let counts = self.side_mut(side);
             (counts.pkts, counts.ip_bytes) = (0, 0);

@@ -18,7 +18,7 @@ impl FlowShard {
         networks: &mut NetworkTable,
         sink: &mut dyn RecordSink,
     ) -> FlowTag {
-        let network = networks.number(frame.port, &packet.layers);
+        let network = networks.of(frame, &packet.layers);
         let key = match &packet.content {
             Content::Ip(datagram) => FlowKey::of(network, datagram),
             _ => None,

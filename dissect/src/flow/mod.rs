@@ -25,5 +25,5 @@ mod shard;
 mod handover;
 
 pub use key::{FlowKey, Side};
-pub use network::NetworkTable;
+pub use network::{NetworkTable, Root, Roots};
 pub use shard::{FlowShard, FlowTag, ShardConfig, ShardCounters};

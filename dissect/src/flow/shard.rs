@@ -117,7 +117,7 @@ impl FlowShard {
         let mut hashes = [0u64; STRIDE];
         for ((look, hash), frame) in looks.iter_mut().zip(&mut hashes).zip(frames) {
             let packet = decode(frame);
-            let network = networks.number(frame.port, &packet.layers);
+            let network = networks.of(frame, &packet.layers);
             let key = match &packet.content {
                 Content::Ip(datagram) => FlowKey::of(network, datagram),
                 _ => None,
@@ -174,7 +174,10 @@ impl FlowShard {
             other => {
                 if let Content::Arp(arp) = other {
                     tag.hosts = Some((arp.sender, arp.target));
-                    self.hosts.arp(look.network, arp, frame.time, self.config.shard, sink);
+                    // Who forges frames teaches nobody where a host is.
+                    if !frame.origin.unverified {
+                        self.hosts.arp(look.network, arp, frame.time, self.config.shard, sink);
+                    }
                 }
                 self.count_no_flow(frame.port, Count { packets: 1, bytes: u64::from(frame.wire_len) });
             }
@@ -238,12 +241,15 @@ impl FlowShard {
             None => self.begin(at, frame, sink)?,
         };
         let shard = self.config.shard;
-        if at.datagram.v6 {
+        if at.datagram.v6 && !frame.origin.unverified {
             self.hosts.neighbour(at.key.network, at.datagram, frame.time, shard, sink);
         }
         let flow = self.table.flow(place)?;
         let before = flow.deadline;
         flow.count(at.side, frame.time, u64::from(at.datagram.ip_len), at.frames.packets, at.frames.bytes);
+        if frame.origin.unverified {
+            flow.unverified = flow.unverified.saturating_add(u32::try_from(at.frames.packets).unwrap_or(u32::MAX));
+        }
         flow.cut_bytes += u64::from(frame.wire_len).saturating_sub(frame.bytes.len() as u64);
         take_transport(flow, at, frame.time, shard, sink);
         if frame.time >= flow.interim_at {
@@ -300,6 +306,7 @@ impl FlowShard {
             macs: at.packet.macs,
             tunnel: at.packet.tunnel.map(Box::new),
             port: frame.port,
+            agent: frame.origin.agent,
             mark: u32::MAX,
             is_read: true,
             ..Flow::default()

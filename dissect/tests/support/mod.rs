@@ -13,7 +13,14 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) fn frame(&self) -> Frame<'_> {
-        Frame { bytes: &self.bytes, wire_len: self.wire_len, time: Time(0), link: self.link, port: 0 }
+        Frame {
+            bytes: &self.bytes,
+            wire_len: self.wire_len,
+            time: Time(0),
+            link: self.link,
+            port: 0,
+            ..Frame::default()
+        }
     }
 }
 

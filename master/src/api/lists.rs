@@ -145,7 +145,10 @@ pub(crate) fn sensor_json(master: &Master, entry: &crate::book::SensorEntry) -> 
 fn agent_json(master: &Master, entry: &crate::book::SensorEntry) -> Value {
     let found = master.sensors.agent(SensorId(entry.id));
     let through = found.as_ref().map(|(sensor, _)| master.sensor_name(*sensor));
-    let health = found.map(|(_, health)| health);
+    let mut health = found.map(|(_, health)| health);
+    if let (Some(health), Some(item)) = (&mut health, master.groups.item(entry.id)) {
+        health.items.push(item.to_owned());
+    }
     json!({
         "id": entry.id.to_string(),
         "kind": "agent",

@@ -173,7 +173,8 @@ impl Ring {
             std::slice::from_raw_parts(self.start().add(offset + head.tp_mac as usize), head.tp_snaplen as usize)
         };
         let time = Time::from_parts(u64::from(head.tp_sec), u64::from(head.tp_nsec));
-        let frame = |bytes, wire_len| Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: 0 };
+        let frame =
+            |bytes, wire_len| Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: 0, ..Frame::default() };
         if head.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
             return each(&frame(bytes, head.tp_len));
         }

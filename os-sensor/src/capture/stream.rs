@@ -115,7 +115,7 @@ impl Stream {
         let mut from = 0;
         for Waiting { time, wire_len, end } in self.packets.drain(..) {
             let bytes = self.bytes.get(from..end).unwrap_or_default();
-            each(&Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: 0 });
+            each(&Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: 0, ..Frame::default() });
             from = end;
         }
         self.bytes.clear();

@@ -131,6 +131,10 @@ table! {
         30 port: u16 = "port",
         /// Duplicate or truncated frames seen in this span, for diagnosis.
         31 cut_bytes: u64 = "cut_bytes",
+        /// OS-sensor that delivered the first packet.
+        32 agent: Option<u32> = "agent",
+        /// Frames of this span that came from an OS-sensor which owns neither end: forged, or forwarded by its host.
+        33 unverified: u64 = "unverified_frames",
         /// User at the originator's end, by name, or by number where it has none.
         40 orig_user: Option<Box<str>> = "orig_user",
         /// Number of the user at the originator's end.
@@ -202,6 +206,7 @@ impl FlowRow {
         self.wire_bytes += later.wire_bytes;
         self.frames += later.frames;
         self.cut_bytes += later.cut_bytes;
+        self.unverified += later.unverified;
         self.until = self.until.max(later.until);
         for of_originator in [true, false] {
             if let Some(who) = later.owner(of_originator) {

@@ -2,6 +2,7 @@
 //! each agent fares.
 
 use super::group::Group;
+use super::homes;
 use crate::filter::compile;
 use std::sync::Arc;
 use thymus_record::message::{AgentState, ToAgent, ToMaster, ToSensor};
@@ -18,7 +19,16 @@ pub(super) const REVOKED: &str =
 impl Group {
     /// The master says something about agents.
     pub(super) fn command(&mut self, message: ToSensor) {
+        let now = self.now();
+        self.relay.heard(now);
         match message {
+            // A connection begins.
+            ToSensor::Hello(_) => self.relay.connected(),
+            ToSensor::Homes { homes } => {
+                self.relay.homes(&homes);
+                homes::save(&self.homes, &self.relay.known_homes());
+            }
+            ToSensor::Members { group, members } => self.relay.members(&group, &members),
             ToSensor::Agents(orders) => {
                 self.orders.take(*orders);
                 let agents: Vec<u32> = self.agents.keys().copied().collect();

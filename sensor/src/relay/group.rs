@@ -1,6 +1,6 @@
 //! The agents of a vSensor: their frames, one copy each, and who of them sends what.
 
-use super::digest::digest;
+use super::homes;
 use super::source::{AgentSource, RelayNotes};
 use super::speaker::speaks_for;
 use crate::clock::Clock;
@@ -10,24 +10,23 @@ use crate::orders::Orders;
 use crate::source::{BURST_MAX, Burst};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use thymus_dissect::decode::decode;
-use thymus_dissect::{Frame, LinkType};
+use thymus_dissect::flow::Roots;
+use thymus_dissect::{Frame, Origin};
 use thymus_forward::SharedOwners;
 use thymus_link::Exchange;
-use thymus_link::agent::{FrameHead, take_frame};
+use thymus_link::agent::take_frame;
 use thymus_link::relay::{AgentSender, Agents};
 use thymus_record::ledger::Count;
-use thymus_record::message::{AgentHealth, AgentInterface, Member, Members, Policy, ToAgent, ToRelay};
+use thymus_record::message::{AgentEvent, AgentHealth, AgentInterface, Policy, ToAgent, ToMaster, ToRelay};
 use thymus_record::owner::Owner;
 use thymus_record::{SensorId, Time};
-use thymus_witness::{Claims, Copies, Witness, claim_of, ends_of, weight_of};
+use thymus_witness::{FrameVerdict, Out, Relay, SpanWatch};
 
 /// Agents at once.
 const AGENTS_MAX: usize = 2_000;
-/// Addresses that one agent may claim.
-const CLAIMS_MAX: usize = 256;
 /// Interfaces that one agent may tell.
 const INTERFACES_MAX: usize = 64;
 /// Interfaces of it that are shown.
@@ -36,16 +35,18 @@ const SHOWN_MAX: usize = 16;
 const OWNERS_MAX: usize = 256;
 /// Runs of agents whose drops are remembered.
 const RUNS_MAX: usize = 16_384;
-/// Ticks (tenths of a second) between two looks at claims, and at old copies.
-const CLAIMS_EVERY: u64 = 10;
-const COPIES_EVERY: u64 = 20;
+/// Events of one message to the master, each of at most 16 KiB.
+const EVENTS_BYTES: usize = 32 << 10;
+const NOT_RELIED_ON: &str = "it does not send what others leave to it: it is not relied on for a minute, and then tried \
+                             again: look at its interfaces";
 
 /// One agent.
 pub(super) struct Agent {
     /// A restarted agent may be back before its old connection is seen to end.
     connections: u32,
     pub(super) sender: AgentSender,
-    claims: Vec<u64>,
+    /// Its group's number.
+    root: u16,
     /// The policy that it was told.
     pub(super) policy: Option<Policy>,
     /// When it asked for a certificate, in ticks.
@@ -56,42 +57,62 @@ pub(super) struct Agent {
 /// The agents of this vSensor.
 pub struct Group {
     port: u16,
-    seed: u64,
-    epoch: u64,
+    /// Who sends what.
+    pub(super) relay: Relay,
     pub(super) agents: BTreeMap<u32, Agent>,
-    claims: Claims,
-    copies: Copies,
-    witness: Witness,
     dealer: Dealer,
     pub(super) notes: Arc<RelayNotes>,
     /// Each agent's run, and what it gave up in it, as last told.
     dropped: HashMap<u32, (u64, Count)>,
+    pub(super) homes: PathBuf,
+    roots: Arc<Roots>,
     pub(super) orders: Orders,
     pub(super) exchange: Arc<Exchange>,
-    /// Where agents' words on owners go, and the network that they are of.
-    owners: Option<(String, SharedOwners)>,
+    /// Where agents' words on owners go.
+    owners: Option<SharedOwners>,
     last: Time,
     pub(super) ticks: u64,
     clock: Arc<dyn Clock>,
 }
 
-/// A group whose frames come to port `port`, and the source that gives them. `seed` is secret.
-pub fn group(port: u16, seed: u64, clock: Arc<dyn Clock>) -> (Group, AgentSource) {
+/// What a group is made of.
+pub struct GroupParts {
+    /// The port that its frames come to.
+    pub port: u16,
+    /// This sensor's number, and the group of its own ports.
+    pub sensor: (u32, String),
+    /// What is said with the master.
+    pub exchange: Arc<Exchange>,
+    /// The agents' groups, for all workers.
+    pub roots: Arc<Roots>,
+    /// What the spans look for.
+    pub watch: Arc<SpanWatch>,
+    /// Where the agents' groups are written down.
+    pub homes: PathBuf,
+    /// What the agents are to do.
+    pub orders: Orders,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The agents, and the source that gives their frames.
+pub fn group(parts: GroupParts) -> (Group, AgentSource) {
+    let GroupParts { port, sensor: (me, group), exchange, roots, watch, homes, orders, clock } = parts;
     let (dealer, mut sources) = deal_to(1);
     let notes: Arc<RelayNotes> = Arc::default();
+    let mut relay = Relay::new(me, &group, watch);
+    relay.homes(&homes::load(&homes));
     let group = Group {
         port,
-        seed,
-        epoch: 0,
+        relay,
         agents: BTreeMap::new(),
-        claims: Claims::default(),
-        copies: Copies::default(),
-        witness: Witness::default(),
         dealer,
         notes: Arc::clone(&notes),
         dropped: HashMap::new(),
-        orders: Orders::default(),
-        exchange: Arc::default(),
+        homes,
+        roots,
+        orders,
+        exchange,
         owners: None,
         last: Time(0),
         ticks: 0,
@@ -103,34 +124,63 @@ pub fn group(port: u16, seed: u64, clock: Arc<dyn Clock>) -> (Group, AgentSource
 }
 
 impl Group {
-    /// Follows these orders, and those that come.
-    pub fn obey(&mut self, orders: Orders, exchange: Arc<Exchange>) {
-        self.orders = orders;
-        self.exchange = exchange;
-    }
-
     /// What the poll loop's side reads.
     pub fn notes(&self) -> Arc<RelayNotes> {
         Arc::clone(&self.notes)
     }
 
-    /// Agents' words on who holds the ends of flows of network `root` go to `owners`.
-    pub fn tell_owners(&mut self, root: String, owners: SharedOwners) {
-        self.owners = Some((root, owners));
+    /// Agents' words on who holds the ends of flows go to `owners`.
+    pub fn tell_owners(&mut self, owners: SharedOwners) {
+        self.owners = Some(owners);
     }
 
-    /// Tells all agents who is there now.
-    fn publish(&mut self, gone: Vec<u32>) {
-        self.epoch += 1;
-        let member = |(id, agent): (&u32, &Agent)| Member {
-            id: *id,
-            claims: if self.claims.is_void(*id) { Vec::new() } else { agent.claims.clone() },
-            provisional: self.claims.is_provisional(*id) && !self.claims.is_void(*id),
-        };
-        let members = self.agents.iter().map(member).collect();
-        let members = Members { epoch: self.epoch, seed: self.seed, members, gone };
-        self.witness = Witness::new(0, &members);
-        self.agents.values().for_each(|agent| agent.sender.send(ToAgent::Members(members.clone())));
+    /// Time that never steps: what members and claims go by.
+    pub(super) fn now(&self) -> Time {
+        Time(u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Tells agents and master what there is to tell.
+    fn tell(&mut self) {
+        let mut events = Vec::new();
+        for out in self.relay.take_out() {
+            match out {
+                Out::Agent(agent, part) => {
+                    if let Some(known) = self.agents.get(&agent) {
+                        known.sender.send(ToAgent::Members(part));
+                    }
+                }
+                Out::Master(event) => events.push(event),
+            }
+        }
+        if !events.is_empty() {
+            self.report(events);
+        }
+    }
+
+    /// Tells the master, in messages that each fit a frame.
+    fn report(&self, events: Vec<AgentEvent>) {
+        let (mut piece, mut bytes) = (Vec::new(), 0);
+        for event in events {
+            bytes += serde_json::to_vec(&event).map_or(0, |text| text.len());
+            piece.push(event);
+            if bytes > EVENTS_BYTES {
+                self.exchange.tell(&ToMaster::Group { events: std::mem::take(&mut piece) });
+                bytes = 0;
+            }
+        }
+        self.exchange.tell(&ToMaster::Group { events: piece });
+    }
+
+    /// Agents whose claims turned out wrong are shown.
+    fn show_voided(&mut self) {
+        for agent in self.relay.take_voided() {
+            tracing::warn!("agent {agent} did not send what was left to it: all witnesses send its packets now");
+            if let Some(health) = self.notes.agents().get_mut(&agent)
+                && !health.items.iter().any(|item| item == NOT_RELIED_ON)
+            {
+                health.items.push(NOT_RELIED_ON.to_owned());
+            }
+        }
     }
 
     /// Passes frames on, waiting while the worker is late.
@@ -141,27 +191,15 @@ impl Group {
         });
     }
 
-    /// True if the frame is a copy of one that came from another agent; else its payload is put to the agent's account.
-    fn is_copy(&mut self, agent: u32, head: &FrameHead, frame: &Frame<'_>) -> bool {
-        let packet = decode(frame);
-        // Where two are known to see a packet, its owner must send it. While claims are unchecked both do, and what
-        // the other one sends is what it would have left to the owner.
-        match ends_of(&packet).and_then(|ends| self.witness.pair(&ends)) {
-            Some((owner, _)) if owner == agent => self.claims.delivered(agent, weight_of(&packet)),
-            Some((owner, second)) if second == agent && head.shared => self.claims.left_to(owner, weight_of(&packet)),
-            _ => {}
-        }
-        self.copies.is_copy(digest(self.seed, frame.bytes, &packet), agent)
-    }
-
     /// Who holds its ends of connections. An agent speaks for its own addresses, and for those that no other claims.
     fn owners(&self, agent: u32, owners: Vec<Owner>) {
-        let Some((root, book)) = &self.owners else { return };
+        let Some(book) = &self.owners else { return };
+        let root = self.agents.get(&agent).and_then(|known| self.roots.group(known.root));
+        let Some(root) = root else { return };
         for owner in owners.into_iter().take(OWNERS_MAX) {
-            let claim = claim_of(self.seed, owner.local.ip().into());
-            let claims = self.agents.iter().map(|(id, each)| (*id, each.claims.as_slice()));
-            if speaks_for(agent, claim, claims) {
-                book.add(root, owner);
+            let claim = self.relay.claim_of(agent, owner.local.ip().into());
+            if claim.is_some_and(|claim| speaks_for(agent, claim, self.relay.owns_beside(agent))) {
+                book.add(&root, owner);
             } else {
                 self.notes.refuse_owner();
             }
@@ -170,6 +208,7 @@ impl Group {
 
     /// Frames of an agent, one copy each, as they come or late.
     fn take_frames(&mut self, agent: u32, parcel: &[u8], is_late: bool) {
+        let Some(root) = self.agents.get(&agent).map(|known| known.root) else { return };
         let mut rest = parcel;
         let mut frames = Vec::with_capacity(BURST_MAX);
         while let Some((head, bytes)) = take_frame(&mut rest) {
@@ -179,11 +218,13 @@ impl Group {
                 if is_late { stamp.min(self.last) } else { stamp.max(self.last).min(self.clock.wall().max(self.last)) };
             self.last = self.last.max(time);
             let wire_len = head.wire_len.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-            let frame = Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: self.port };
-            if self.is_copy(agent, &head, &frame) {
+            let mut frame = Frame { bytes, wire_len, time, port: self.port, ..Frame::default() };
+            let verdict = self.relay.frame(agent, (head.shared, head.again || is_late), &frame);
+            let Some(FrameVerdict { copy: false, unverified, .. }) = verdict else {
                 self.notes.count(|counters| counters.duplicate.add(u64::from(wire_len)));
                 continue;
-            }
+            };
+            frame.origin = Origin { agent, root, unverified };
             frames.push(frame);
             if frames.len() == BURST_MAX {
                 self.deal(&frames);
@@ -222,19 +263,19 @@ impl Group {
     }
 
     fn interfaces(&mut self, agent: u32, interfaces: &[AgentInterface]) {
-        let Some(known) = self.agents.get_mut(&agent) else { return };
-        let addresses = interfaces.iter().take(INTERFACES_MAX).flat_map(|each| &each.addresses);
-        let addresses = addresses.filter_map(|text| text.parse::<std::net::IpAddr>().ok()).take(CLAIMS_MAX);
-        known.claims = addresses.map(|address| claim_of(self.seed, address.into())).collect();
+        let mut addresses = Vec::new();
+        for interface in interfaces.iter().take(INTERFACES_MAX) {
+            let mac = interface.mac.parse().ok();
+            let parsed = interface.addresses.iter().filter_map(|text| text.parse().ok());
+            addresses.extend(parsed.map(|address| (address, mac)));
+        }
+        self.relay.addresses(agent, &addresses);
         let words = interfaces.iter().take(SHOWN_MAX);
         let words = words.map(|each| format!("{} {}", each.name, each.addresses.join(" ")));
         let words = words.map(|words| words.chars().take(200).collect()).collect();
         if let Some(health) = self.notes.agents().get_mut(&agent) {
             health.interfaces = words;
         }
-        // New addresses are claims that nobody has checked.
-        self.claims.enter(agent);
-        self.publish(Vec::new());
     }
 }
 
@@ -246,10 +287,13 @@ impl Agents for Group {
         if self.orders.is_revoked(agent) {
             return Err(super::control::REVOKED.to_owned());
         }
+        let group = self.relay.enter(agent)?;
+        let root = self.relay.group_name(group).map_or(0, |name| self.roots.number(name));
         sender.send(ToAgent::Hello { name: crate::pipeline::host_name() });
         let connections = self.agents.get(&agent).map_or(0, |known| known.connections) + 1;
-        let (claims, offset) = (Vec::new(), Offset::default());
-        self.agents.insert(agent, Agent { connections, sender, claims, policy: None, renewed: None, offset });
+        let offset = Offset::default();
+        self.agents.insert(agent, Agent { connections, sender, root, policy: None, renewed: None, offset });
+        self.tell();
         let health =
             AgentHealth { id: agent, name: name.to_owned(), address: address.to_string(), ..AgentHealth::default() };
         self.notes.agents().insert(agent, health);
@@ -261,15 +305,17 @@ impl Agents for Group {
     fn hear(&mut self, agent: u32, message: ToRelay) {
         match message {
             ToRelay::Interfaces { interfaces } => self.interfaces(agent, &interfaces),
-            ToRelay::Alive { ledger, left, dropped, metered, time } => {
+            ToRelay::Alive { ledger, left, dropped, metered, own, time } => {
                 self.heartbeat(agent, time);
-                left.iter().take(AGENTS_MAX).for_each(|(owner, bytes)| self.claims.left_to(*owner, *bytes));
-                self.claims.declared(agent, dropped);
-                self.claims.delivered(agent, metered);
+                let left = left.get(..left.len().min(AGENTS_MAX)).unwrap_or_default();
+                let metered = metered.get(..metered.len().min(AGENTS_MAX)).unwrap_or_default();
+                let now = self.now();
+                self.relay.report(agent, (left, metered), dropped, &own, now);
+                self.tell();
                 let Some(ledger) = ledger else { return };
                 self.note_drops(agent, ledger.shed);
                 if let Some(health) = self.notes.agents().get_mut(&agent) {
-                    health.ledger = ledger;
+                    health.ledger = *ledger;
                 }
             }
             ToRelay::State(state) => self.state(agent, *state),
@@ -312,34 +358,25 @@ impl Agents for Group {
             return;
         }
         self.agents.remove(&agent);
-        self.claims.leave(agent);
+        self.relay.leave(agent);
+        self.tell();
         self.notes.agents().remove(&agent);
         tracing::info!("agent {agent} is gone");
-        self.publish(vec![agent]);
     }
 
     fn tick(&mut self) {
         self.ticks += 1;
-        self.exchange.heard().into_iter().for_each(|message| self.command(message));
         self.pass_on();
         self.last = self.last.max(self.clock.wall());
         self.dealer.deal(Burst { frames: &[], now: self.last }, |_| ());
-        if self.ticks.is_multiple_of(COPIES_EVERY) {
-            self.copies.turn();
-        }
-        if self.ticks.is_multiple_of(CLAIMS_EVERY) {
-            let verdict = self.claims.turn();
-            for agent in &verdict.void {
-                tracing::warn!("agent {agent} did not send what was left to it: all witnesses send its packets now");
-                let mut health = self.notes.agents();
-                if let Some(health) = health.get_mut(agent) {
-                    health.items.push("it does not send what others leave to it: it is not relied on for a minute, and then tried again: look at its interfaces".to_owned());
-                }
-            }
-            let changed = [&verdict.held, &verdict.void, &verdict.anew].iter().any(|members| !members.is_empty());
-            if changed {
-                self.publish(verdict.void);
-            }
+        self.exchange.heard().into_iter().for_each(|message| self.command(message));
+        let now = self.now();
+        self.relay.tick(now);
+        self.tell();
+        self.show_voided();
+        if !self.agents.is_empty() {
+            // The master hears that we are there.
+            self.exchange.tell(&ToMaster::Group { events: Vec::new() });
         }
     }
 }

@@ -5,14 +5,14 @@
 mod group;
 /// What the master and they say to each other.
 mod control;
-/// Copies of one packet are known by this.
-mod digest;
 /// Their batches on the way through.
 mod passing;
 /// Whose word counts on owners.
 mod speaker;
+/// Which agent belongs to which group.
+mod homes;
 /// Their frames for the poll loop.
 mod source;
 
-pub use group::{Group, group};
+pub use group::{Group, GroupParts, group};
 pub use source::{AgentSource, RelayNotes};

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use thymus_dissect::flow::FlowKey;
-use thymus_dissect::{Frame, LinkType};
+use thymus_dissect::{Frame, LinkType, Origin};
 
 /// What became of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +33,9 @@ struct Current {
     staged: Staged,
     head: Head,
     end: usize,
-    interfaces: Vec<(u16, LinkType)>,
+    /// What delivered a packet, and its link: each is an interface. The one of the packet before is looked at first.
+    interfaces: Vec<(u16, Origin, LinkType)>,
+    last: usize,
     flows: Vec<u64>,
 }
 
@@ -72,7 +74,11 @@ impl RingAppender {
         if !fits && !self.turn() {
             return Appended::Shed;
         }
-        let known = |current: &Current| current.interfaces.iter().position(|each| *each == (frame.port, frame.link));
+        let by = by_of(frame);
+        let known = |current: &Current| match current.interfaces.get(current.last) {
+            Some(last) if *last == by => Some(current.last),
+            _ => current.interfaces.iter().position(|each| *each == by),
+        };
         let interface = match self.current.as_ref().and_then(known) {
             Some(interface) => interface,
             None => match self.describe(frame, total) {
@@ -81,6 +87,7 @@ impl RingAppender {
             },
         };
         let Some(current) = &mut self.current else { return Appended::Shed };
+        current.last = interface;
         let bytes = frame.bytes.get(..len).unwrap_or_default();
         let word = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let time = frame.time.0;
@@ -124,7 +131,11 @@ impl RingAppender {
 
     /// Writes the description of a frame's interface into the segment; `None` where no segment is free.
     fn describe(&mut self, frame: &Frame<'_>, total: usize) -> Option<usize> {
-        let (name, group) = self.core.ports.get(usize::from(frame.port)).cloned().unwrap_or_default();
+        let (mut name, mut group) = self.core.ports.get(usize::from(frame.port)).cloned().unwrap_or_default();
+        if frame.origin.agent != 0 {
+            name = format!("{name}/{}", frame.origin.agent);
+            group = self.core.roots.group(frame.origin.root).unwrap_or(group);
+        }
         let block = interface(link_number(frame.link), &name, &group);
         let full = self.current.as_ref().is_none_or(|current| current.end + block.len() + total > RECORDS_END_MAX);
         if full && !self.turn() {
@@ -133,7 +144,7 @@ impl RingAppender {
         let current = self.current.as_mut()?;
         current.staged.put(current.end, &block);
         current.end += block.len();
-        current.interfaces.push((frame.port, frame.link));
+        current.interfaces.push(by_of(frame));
         Some(current.interfaces.len() - 1)
     }
 
@@ -161,7 +172,8 @@ impl RingAppender {
         }
         drop(open);
         let flows = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(16_384));
-        self.current = Some(Current { staged, head, end: RECORDS_AT, interfaces: Vec::with_capacity(4), flows });
+        self.current =
+            Some(Current { staged, head, end: RECORDS_AT, interfaces: Vec::with_capacity(4), last: 0, flows });
         true
     }
 
@@ -187,6 +199,11 @@ impl Drop for RingAppender {
     fn drop(&mut self) {
         self.seal();
     }
+}
+
+/// What delivered a frame.
+fn by_of(frame: &Frame<'_>) -> (u16, Origin, LinkType) {
+    (frame.port, Origin { unverified: false, ..frame.origin }, frame.link)
 }
 
 fn short(segment: u64) -> u32 {

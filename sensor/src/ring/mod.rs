@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use superblock::Superblock;
+use thymus_dissect::flow::Roots;
 use thymus_record::Time;
 use thymus_record::ledger::Count;
 use writer::{Task, Writer};
@@ -60,6 +61,8 @@ pub struct RingConfig {
     pub writers: usize,
     /// Name and group of each capture port.
     pub ports: Vec<(String, String)>,
+    /// Groups of agents.
+    pub roots: Arc<Roots>,
     /// Its appenders wait for the disk, as for capture files; live ones shed.
     pub waits: bool,
 }
@@ -112,6 +115,7 @@ pub(crate) struct Core {
     /// First packets of slots on disk, oldest first.
     pub(crate) ages: Mutex<std::collections::VecDeque<(u64, Time)>>,
     pub(crate) ports: Vec<(String, String)>,
+    pub(crate) roots: Arc<Roots>,
 }
 
 /// An open ring; one process writes it at a time.
@@ -162,6 +166,7 @@ impl Ring {
             open: Mutex::new((0..config.writers).map(|_| None).collect()),
             ages: Mutex::new(left.ages),
             ports: config.ports,
+            roots: config.roots,
         });
         let (tasks, inbox) = unbounded();
         let writer = Writer::new(Arc::clone(&core));

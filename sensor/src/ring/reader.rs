@@ -63,7 +63,14 @@ pub(crate) fn records_of(bytes: &[u8]) -> impl Iterator<Item = Record<'_>> {
                 let link = links.get(number as usize).copied().unwrap_or_default();
                 let bytes = whole.get(28..28 + captured)?;
                 let port = u16::try_from(number).ok()?;
-                frame = Some(Frame { bytes, wire_len: u32_at(whole, 24)?, time: Time(time), link, port });
+                frame = Some(Frame {
+                    bytes,
+                    wire_len: u32_at(whole, 24)?,
+                    time: Time(time),
+                    link,
+                    port,
+                    ..Frame::default()
+                });
             }
             _ => return None,
         }
@@ -319,7 +326,8 @@ impl Cursor {
                 let link = self.interfaces.get(number as usize).map_or(LinkType::Ethernet, |each| each.0);
                 let bytes = whole.get(28..28 + captured)?;
                 let port = u16::try_from(number).ok()?;
-                let frame = Frame { bytes, wire_len: u32_at(whole, 24)?, time: Time(time), link, port };
+                let frame =
+                    Frame { bytes, wire_len: u32_at(whole, 24)?, time: Time(time), link, port, ..Frame::default() };
                 Some(Record { end, frame: Some(frame), interface: None })
             }
             _ => None,

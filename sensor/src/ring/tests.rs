@@ -8,7 +8,14 @@ use thymus_record::query::{FlowMatch, PcapQuery};
 
 fn config(dir: &Path, slots: u64, writers: usize) -> RingConfig {
     let bytes = slots * (SLOT_BYTES + superblock::INDEX_BYTES) as u64;
-    RingConfig { dir: dir.to_owned(), bytes, writers, ports: vec![("span0".into(), "blue".into())], waits: false }
+    RingConfig {
+        dir: dir.to_owned(),
+        bytes,
+        writers,
+        ports: vec![("span0".into(), "blue".into())],
+        roots: Arc::default(),
+        waits: false,
+    }
 }
 
 /// An Ethernet frame with IPv4 and UDP, its number in the payload.
@@ -26,7 +33,14 @@ fn frame_bytes(host: u8, number: u64, size: usize) -> Vec<u8> {
 fn append(appender: &mut RingAppender, marks: &mut [u32; 256], host: u8, number: u64, size: usize) {
     let bytes = frame_bytes(host, number, size);
     let wire_len = u32::try_from(size).unwrap();
-    let frame = Frame { bytes: &bytes, wire_len, time: Time(1_000 + number), link: LinkType::Ethernet, port: 0 };
+    let frame = Frame {
+        bytes: &bytes,
+        wire_len,
+        time: Time(1_000 + number),
+        link: LinkType::Ethernet,
+        port: 0,
+        ..Frame::default()
+    };
     let Appended::In { segment, .. } = appender.append_waiting(&frame) else { panic!("shed") };
     if marks[usize::from(host)] != segment {
         marks[usize::from(host)] = segment;

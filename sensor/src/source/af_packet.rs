@@ -277,7 +277,14 @@ impl PacketSource for AfPacketPort {
                 // SAFETY: as above.
                 unsafe { std::slice::from_raw_parts(one.start, one.len) }
             };
-            *frame = Frame { bytes, wire_len: one.wire_len, time: one.time, link: self.link, port: self.port };
+            *frame = Frame {
+                bytes,
+                wire_len: one.wire_len,
+                time: one.time,
+                link: self.link,
+                port: self.port,
+                ..Frame::default()
+            };
             self.counters.received.add(u64::from(one.wire_len));
         }
         each(Burst { frames: frames.get(..count).unwrap_or_default(), now: self.last });

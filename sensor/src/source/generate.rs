@@ -237,7 +237,7 @@ impl PacketSource for Generate {
 
 fn frame(bytes: &[u8], time: Time) -> Frame<'_> {
     let wire_len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-    Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: 0 }
+    Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: 0, ..Frame::default() }
 }
 
 /// Numbers from a seed (splitmix64): small, and the same for ever, which a library does not promise.

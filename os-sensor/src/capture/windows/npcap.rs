@@ -141,7 +141,7 @@ impl Handle {
             let bytes = unsafe { std::slice::from_raw_parts(bytes, head.captured as usize) };
             let seconds = u64::from(head.seconds.cast_unsigned());
             let time = Time::from_parts(seconds, u64::from(head.micros.cast_unsigned()) * 1_000);
-            each(&Frame { bytes, wire_len: head.wire, time, link: LinkType::Ethernet, port: 0 });
+            each(&Frame { bytes, wire_len: head.wire, time, link: LinkType::Ethernet, port: 0, ..Frame::default() });
         }
     }
 

@@ -117,8 +117,14 @@ impl PacketSource for DpdkPort {
                 // SAFETY: the buffer holds so many bytes, and is given back only after the burst was taken.
                 unsafe { std::slice::from_raw_parts(row.data, row.data_len as usize) }
             };
-            *frame =
-                Frame { bytes, wire_len: row.packet_len, time: self.last, link: LinkType::Ethernet, port: self.port };
+            *frame = Frame {
+                bytes,
+                wire_len: row.packet_len,
+                time: self.last,
+                link: LinkType::Ethernet,
+                port: self.port,
+                ..Frame::default()
+            };
             self.counters.received.add(u64::from(row.packet_len));
         }
         each(Burst { frames: frames.get(..count).unwrap_or_default(), now: self.last });

@@ -237,8 +237,14 @@ impl PacketSource for ReplaySource {
         for (frame, place) in frames.iter_mut().zip(places.iter().flatten()) {
             let Place { start, len, wire_len, time, link } = *place;
             let bytes = file.map.get(start..start + len).unwrap_or_default();
-            *frame =
-                Frame { bytes, wire_len: wire_len.max(u32::try_from(len).unwrap_or(wire_len)), time, link, port: 0 };
+            *frame = Frame {
+                bytes,
+                wire_len: wire_len.max(u32::try_from(len).unwrap_or(wire_len)),
+                time,
+                link,
+                port: 0,
+                ..Frame::default()
+            };
             self.counters.received.add(u64::from(frame.wire_len));
         }
         let now = self.last.unwrap_or_default().max(due.unwrap_or_default());

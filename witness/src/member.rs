@@ -1,0 +1,144 @@
+//! An agent as a member of its group: what it sends, what it leaves and to whom, what it sends after all, and what it
+//! reports so that claims can be checked.
+
+use crate::choice::{Choice, Ends, Look, SPAN, Witness};
+use crate::packet::{ends_of, passed_of};
+use crate::roster::Roster;
+use crate::shadow::{Left, Shadow};
+use std::collections::BTreeMap;
+use thymus_dissect::Frame;
+use thymus_dissect::decode::Packet;
+use thymus_record::ledger::Count;
+use thymus_record::message::{Members, Passed};
+
+/// What a member reports.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub struct Report {
+    /// Left to others that are known to see it, where we are known to see it too.
+    pub left: Vec<(u32, Passed)>,
+    /// Passed from or to our own addresses, by claim, whoever sent it.
+    pub own: Vec<(u64, Passed)>,
+}
+
+/// One member.
+pub struct Member {
+    me: u32,
+    roster: Roster,
+    witness: Witness,
+    shadow: Shadow,
+    /// The newest epoch of all connections.
+    newest: u64,
+    left: BTreeMap<u32, Passed>,
+    own: BTreeMap<u64, Passed>,
+}
+
+impl Member {
+    /// Member `me`, which knows of no other and sends all.
+    pub fn new(me: u32) -> Member {
+        Member {
+            me,
+            roster: Roster::default(),
+            witness: Witness::default(),
+            shadow: Shadow::default(),
+            newest: 0,
+            left: BTreeMap::new(),
+            own: BTreeMap::new(),
+        }
+    }
+
+    /// What to do with a packet; what is left is remembered.
+    pub fn take(&mut self, packet: &Packet<'_>, frame: &Frame<'_>) -> Look {
+        let Some(ends) = ends_of(packet) else {
+            return Look { choice: Choice::SendToo, owner: None, second: None, own: [None; 2] };
+        };
+        let look = self.witness.look(&ends);
+        let Look { choice, second, own, .. } = look;
+        let passed = passed_of(packet);
+        for claim in own.into_iter().flatten() {
+            *self.own.entry(claim).or_default() += passed;
+        }
+        if let Choice::Leave(owner) = choice {
+            if second == Some(self.me) {
+                self.leaves_to(owner, passed);
+            }
+            self.shadow.remember(owner, ends, frame);
+        }
+        look
+    }
+
+    /// So much is left to its owner, or would be.
+    pub fn leaves_to(&mut self, owner: u32, passed: Passed) {
+        *self.left.entry(owner).or_default() += passed;
+    }
+
+    /// True if packets between these ends are left to another one.
+    pub fn leaves(&self, ends: &Ends) -> bool {
+        matches!(self.witness.look(ends).choice, Choice::Leave(_))
+    }
+
+    /// The group changed: what was left to members that no longer own it is given to `send`, to be sent after all. A
+    /// vSensor that is behind what is known already is not believed: until it has caught up all is sent.
+    pub fn hear(&mut self, part: &Members, send: impl FnMut(&Left<'_>)) {
+        if !self.roster.apply(part) {
+            return;
+        }
+        if self.roster.epoch < self.newest {
+            self.forget(send);
+            return;
+        }
+        self.newest = self.roster.epoch;
+        self.witness = Witness::new(self.me, &self.roster);
+        self.review(send);
+    }
+
+    /// Nobody has said for a while who is there: what was left to others is sent after all, and so is what comes.
+    pub fn forget(&mut self, send: impl FnMut(&Left<'_>)) {
+        self.witness = Witness::default();
+        self.review(send);
+    }
+
+    fn review(&mut self, send: impl FnMut(&Left<'_>)) {
+        let owner_of = |ends: &_| match self.witness.look(ends).choice {
+            Choice::Leave(owner) => Some(owner),
+            Choice::Send | Choice::SendToo => None,
+        };
+        self.shadow.review(owner_of, send);
+    }
+
+    /// What is to be reported since the call before.
+    pub fn report(&mut self) -> Report {
+        let own = std::mem::take(&mut self.own);
+        let left = std::mem::take(&mut self.left);
+        Report { left: left.into_iter().collect(), own: own.into_iter().collect() }
+    }
+
+    /// The group's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.roster.epoch
+    }
+
+    /// Members of the group, this one included once it is known.
+    pub fn members(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// The other members of the group.
+    pub fn others(&self) -> impl Iterator<Item = u32> {
+        self.roster.members().map(|member| member.id).filter(|id| *id != self.me)
+    }
+
+    /// True if a span sees some of our addresses.
+    pub fn is_covered(&self) -> bool {
+        self.roster.member(self.me).is_some_and(|member| !member.covered.is_empty())
+    }
+
+    /// Left to others, and forgotten before two seconds had passed.
+    pub fn forgotten(&self) -> Count {
+        self.shadow.forgotten()
+    }
+}
+
+/// True if this owner is a span.
+pub fn is_span(owner: u32) -> bool {
+    owner == SPAN
+}
