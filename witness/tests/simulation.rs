@@ -20,10 +20,10 @@ use thymus_witness::{Choice, Group, LEASE, Member, Out, Relay, SpanEye, SpanWatc
 const MS: u64 = 1_000_000;
 const STEP: u64 = 10;
 /// Faults happen between these, in milliseconds.
-const FAULTS: (u64, u64) = (9_000, 24_000);
-const END: u64 = 42_000;
+const FAULTS: (u64, u64) = (15_000, 26_000);
+const END: u64 = 52_000;
 /// After a fault so long is not quiet: takeover, and claims that are checked anew.
-const UNQUIET: u64 = 9_000;
+const UNQUIET: u64 = 13_000;
 const HOSTS: usize = 6;
 const GROUP_SEED: u64 = 0x5eed;
 
@@ -605,7 +605,7 @@ impl World {
 
     /// True if nothing happened around this time.
     fn is_quiet(&self, at: u64) -> bool {
-        at > 9_000
+        at > 13_000
             && self.faults.iter().all(|fault| at < *fault || at > fault + UNQUIET)
             && self.faults.iter().all(|fault| at + 3_000 < *fault || at >= *fault)
     }
