@@ -328,7 +328,11 @@ impl Running {
                         has_room = false;
                         self.left.put_back(boot, sequence);
                     }
-                    Some(ToAgent::Ping {}) => self.served = true,
+                    Some(ToAgent::Ping {}) => {
+                        self.served = true;
+                        // A sign of life, while there is nothing to say.
+                        (self.parts.hear)(Some(ToAgent::Ping {}));
+                    }
                     Some(message) => {
                         if let Some(message) = self.left.settle(message) {
                             (self.parts.hear)(Some(message));

@@ -144,7 +144,9 @@ impl Agent {
             }
             let now = clock.monotonic();
             while let Ok(message) = self.heard.try_recv() {
-                self.heard_at = Some(now);
+                if self.heard_at.replace(now).is_none() {
+                    self.select.recall();
+                }
                 self.hear(message);
             }
             if self.heard_at.is_some_and(|at| now.saturating_sub(at) > SILENCE_MAX) {

@@ -313,6 +313,11 @@ impl Select {
         metering.hand_over(|key| member.leaves(&ends_of_flow(key)));
     }
 
+    /// The vSensor is heard again after a silence in which nobody was relied on.
+    pub fn recall(&mut self) {
+        self.member.recall();
+    }
+
     fn put(
         &mut self,
         head: &FrameHead,

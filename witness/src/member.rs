@@ -28,6 +28,8 @@ pub struct Member {
     shadow: Shadow,
     /// The newest epoch of all connections.
     newest: u64,
+    /// The epoch is complete.
+    is_whole: bool,
     left: BTreeMap<u32, Passed>,
     own: BTreeMap<u64, Passed>,
 }
@@ -41,6 +43,7 @@ impl Member {
             witness: Witness::default(),
             shadow: Shadow::default(),
             newest: 0,
+            is_whole: false,
             left: BTreeMap::new(),
             own: BTreeMap::new(),
         }
@@ -79,7 +82,8 @@ impl Member {
     /// The group changed: what was left to members that no longer own it is given to `send`, to be sent after all. A
     /// vSensor that is behind what is known already is not believed: until it has caught up all is sent.
     pub fn hear(&mut self, part: &Members, send: impl FnMut(&Left<'_>)) {
-        if !self.roster.apply(part) {
+        self.is_whole = self.roster.apply(part);
+        if !self.is_whole {
             return;
         }
         if self.roster.epoch < self.newest {
@@ -95,6 +99,13 @@ impl Member {
     pub fn forget(&mut self, send: impl FnMut(&Left<'_>)) {
         self.witness = Witness::default();
         self.review(send);
+    }
+
+    /// The vSensor, silent for a while, is heard again: what it said last goes on until it says otherwise.
+    pub fn recall(&mut self) {
+        if self.is_whole && self.roster.epoch >= self.newest {
+            self.witness = Witness::new(self.me, &self.roster);
+        }
     }
 
     fn review(&mut self, send: impl FnMut(&Left<'_>)) {
