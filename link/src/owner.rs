@@ -31,12 +31,14 @@ impl Owner {
 
     /// This program, run as the owner.
     pub fn command(self) -> std::io::Result<Command> {
-        let mut command = Command::new(std::env::current_exe()?);
+        let command = Command::new(std::env::current_exe()?);
         #[cfg(unix)]
-        {
+        let command = {
             use std::os::unix::process::CommandExt;
+            let mut command = command;
             command.uid(self.user).gid(self.group);
-        }
+            command
+        };
         Ok(command)
     }
 }

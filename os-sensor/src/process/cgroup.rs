@@ -10,7 +10,9 @@ use std::time::Duration;
 /// A number that is not known is looked for in the tree at most as often.
 const WALK_EVERY: Duration = Duration::from_secs(1);
 /// Folders looked at in a walk, and how deep.
+#[cfg(unix)]
 const FOLDERS_MAX: usize = 20_000;
+#[cfg(unix)]
 const DEPTH_MAX: usize = 24;
 
 /// Paths of control groups by number.
