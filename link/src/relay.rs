@@ -243,14 +243,12 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
             };
             let Some(mut message) = message else { return Ok(()) };
             if matches!(message, ToAgent::Taken { .. }) {
-                // Of what was taken only the newest counts, and a little later is as good: to wake the agent up costs
-                // it more than a parcel.
+                // A little later is as good: to wake the agent up costs it more than a parcel.
                 tokio::time::sleep(TAKEN_WITHIN).await;
-                while let (ToAgent::Taken { .. }, Ok(next)) = (&message, messages.try_recv()) {
-                    if !matches!(next, ToAgent::Taken { .. }) {
-                        writer.write_all(&WireFrame::control(&message).encode()).await?;
-                    }
-                    message = next;
+                let taken;
+                (taken, message) = newest_taken(message, &mut messages);
+                if let Some(taken) = taken {
+                    writer.write_all(&WireFrame::control(&taken).encode()).await?;
                 }
             }
             writer.write_all(&WireFrame::control(&message).encode()).await?;
@@ -268,6 +266,18 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
     };
     shared.agents().leave(agent);
     ended
+}
+
+/// Of several words in a row that parcels were taken only the newest counts: it, and what else was waiting behind it.
+fn newest_taken(taken: ToAgent, messages: &mut mpsc::Receiver<ToAgent>) -> (Option<ToAgent>, ToAgent) {
+    let mut newest = taken;
+    while let Ok(next) = messages.try_recv() {
+        if !matches!(next, ToAgent::Taken { .. }) {
+            return (Some(newest), next);
+        }
+        newest = next;
+    }
+    (None, newest)
 }
 
 async fn listen(
@@ -325,4 +335,31 @@ fn is_next(shared: &Shared, run: (u32, u64, Lane), number: u64) -> bool {
     let is_new = number >= *next;
     *next = (*next).max(number.saturating_add(1));
     is_new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_behind_taken_parcels_all_come_in_order() {
+        let taken = |up_to| ToAgent::Taken { up_to };
+        let word = |name: &str| ToAgent::Hello { name: name.to_owned() };
+        let (queue, mut messages) = mpsc::channel(16);
+        for message in [taken(2), taken(3), word("one"), word("two"), taken(4), word("three"), taken(5), taken(6)] {
+            queue.try_send(message).unwrap();
+        }
+        let mut said = Vec::new();
+        let mut next = Some(taken(1));
+        while let Some(message) = next {
+            if matches!(message, ToAgent::Taken { .. }) {
+                let (taken, message) = newest_taken(message, &mut messages);
+                said.extend(taken.into_iter().chain([message]));
+            } else {
+                said.push(message);
+            }
+            next = messages.try_recv().ok();
+        }
+        assert_eq!(said, [taken(3), word("one"), word("two"), taken(4), word("three"), taken(6)]);
+    }
 }
