@@ -28,7 +28,7 @@ const NO_FLOW: u64 = 0xff_ffff_ffff;
 pub(crate) struct Stored {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
-    nullable: bool,
+    pub(crate) nullable: bool,
 }
 
 /// The columns that every stored table has behind its own.
@@ -338,7 +338,7 @@ fn stored_value<'a>(
     }
 }
 
-fn column_of<'a>(kind: Kind, values: impl Iterator<Item = Value<'a>>) -> ArrayRef {
+pub(crate) fn column_of<'a>(kind: Kind, values: impl Iterator<Item = Value<'a>>) -> ArrayRef {
     fn done(mut builder: impl ArrayBuilder) -> ArrayRef {
         builder.finish()
     }

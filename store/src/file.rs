@@ -4,11 +4,11 @@
 //! A file is written once and never changed. Who reads it holds it; it is removed from disk when it is no longer in
 //! force and nobody reads it.
 
-use crate::columns::{Cells, Layout, Rows};
+use crate::columns::{Cells, Layout, Rows, Stored, column_of};
 use crate::filter::{Check, Filter, Hint};
 use crate::journal::io;
 use crate::types::StoreError;
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow_select::interleave::interleave_record_batch;
 use parquet::arrow::arrow_reader::{
     ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowFilter,
@@ -24,7 +24,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use thymus_record::{Kind, Table, Time};
+use thymus_record::column::Proto;
+use thymus_record::{Address, Kind, Mac, Table, Time, Value};
 
 /// Rows in a row group: the unit that is pruned.
 const GROUP_ROWS: usize = 16_384;
@@ -148,7 +149,7 @@ fn sort(layout: &Layout, batches: &[&Rows], rows: &mut [(usize, usize)]) {
         let view = batches.get(batch).map(|rows| rows.row(row));
         view.map(|view| {
             let address = endpoint.map(|place| view.cell(place));
-            let address = if let Some(thymus_record::Value::Address(address)) = address { address.0 } else { [0; 16] };
+            let address = if let Some(Value::Address(address)) = address { address.0 } else { [0; 16] };
             (view.text(layout.network), address, view.unsigned(layout.ts))
         })
     });
@@ -271,16 +272,33 @@ fn root_of(builder: &ParquetRecordBatchReaderBuilder<File>, layout: &Layout, pla
     builder.schema().fields().iter().position(|field| field.name() == name)
 }
 
-/// Rows of an older file with the columns that came since, empty.
+/// Rows of an older file with the columns that came since, each with what a row has that does not say.
 fn whole(layout: &Layout, batch: RecordBatch) -> Result<RecordBatch, arrow_schema::ArrowError> {
     if batch.num_columns() == layout.columns.len() {
         return Ok(batch);
     }
-    let column = |field: &Arc<arrow_schema::Field>| {
-        let known = batch.column_by_name(field.name()).cloned();
-        known.unwrap_or_else(|| arrow_array::new_null_array(field.data_type(), batch.num_rows()))
+    let column = |column: &Stored| {
+        let known = batch.column_by_name(column.name).cloned();
+        known.unwrap_or_else(|| unsaid(column, batch.num_rows()))
     };
-    RecordBatch::try_new(Arc::clone(&layout.schema), layout.schema.fields().iter().map(column).collect())
+    RecordBatch::try_new(Arc::clone(&layout.schema), layout.columns.iter().map(column).collect())
+}
+
+/// A column of so many rows that say nothing of it.
+fn unsaid(column: &Stored, rows: usize) -> ArrayRef {
+    let value = match column.kind {
+        _ if column.nullable => Value::Null,
+        Kind::Unsigned => Value::Unsigned(0),
+        Kind::Time => Value::Time(Time(0)),
+        Kind::Flag => Value::Flag(false),
+        Kind::Text => Value::Text("".into()),
+        Kind::Proto => Value::Proto(Proto(0)),
+        Kind::Address => Value::Address(Address::default()),
+        Kind::Mac => Value::Mac(Mac([0; 6])),
+        Kind::Texts => Value::Texts(Vec::new().into()),
+        Kind::Unsigneds => Value::Unsigneds(Vec::new().into()),
+    };
+    column_of(column.kind, (0..rows).map(|_| value.clone()))
 }
 
 /// True unless statistics or Bloom filters rule the row group out.
