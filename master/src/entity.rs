@@ -1,6 +1,9 @@
 //! Devices: who is behind an address. A device is found by (network, MAC) where ARP or neighbour discovery tie the MAC to
 //! the address, else by (network, address); each attribution keeps its evidence. Volumes count primary rows alone, so
 //! that a conversation seen by two sensors counts once.
+//!
+//! Frames from an OS-sensor that owns neither of their ends may be forged: rows of such alone teach nothing, and of a
+//! flow that has some of them the volumes count by the share of the others.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -122,6 +125,10 @@ impl Entities {
         sensor: &str,
         changed: &mut BTreeSet<String>,
     ) {
+        let of_frames = share(row.frames.saturating_sub(row.unverified), row.frames);
+        if row.unverified > 0 && row.unverified >= row.frames {
+            return;
+        }
         let ends = [
             (row.orig_h, row.resp_h, row.orig_ip_bytes, row.resp_ip_bytes, row.orig_pkts, true),
             (row.resp_h, row.orig_h, row.resp_ip_bytes, row.orig_ip_bytes, row.resp_pkts, false),
@@ -139,8 +146,8 @@ impl Entities {
             device.last_seen = device.last_seen.max(row.until);
             device.sensors.insert(sensor.to_owned());
             if primary {
-                device.sent_bytes += sent;
-                device.got_bytes += got;
+                device.sent_bytes += of_frames(sent);
+                device.got_bytes += of_frames(got);
                 device.flows += u64::from(row.kind == FlowKind::End);
             }
             changed.insert(device.id.clone());
@@ -234,7 +241,8 @@ impl Entities {
 
     /// Names by DNS: who an answer points at is called what was asked for.
     fn dns(&mut self, network: &NetworkPath, row: &DnsRow) {
-        let Some(query) = row.query.as_ref().filter(|_| matches!(row.qtype, Some(1 | 28))) else { return };
+        let is_proof = matches!(row.qtype, Some(1 | 28)) && row.unverified != Some(true);
+        let Some(query) = row.query.as_ref().filter(|_| is_proof) else { return };
         for answer in &row.answers {
             let Ok(address) = answer.parse::<Address>() else { continue };
             let id = self.by_address.get(&key(network, &address.to_string()));
@@ -281,6 +289,14 @@ impl Entities {
     /// True if there is none.
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
+    }
+}
+
+/// The part of bytes that belongs to `some` of `all` frames.
+fn share(some: u64, all: u64) -> impl Fn(u64) -> u64 {
+    move |bytes| match u128::from(bytes) * u128::from(some) / u128::from(all.max(1)) {
+        _ if some == all => bytes,
+        part => u64::try_from(part).unwrap_or(bytes),
     }
 }
 
@@ -364,6 +380,44 @@ mod tests {
         take(&mut entities, "n", vec![flow("10.0.0.25", "10.0.0.26")]);
         assert_ne!(entities.at("n", "10.0.0.25").unwrap().id, entities.at("n", "10.0.0.1").unwrap().id);
         assert!(entities.at("n", "10.0.0.1").unwrap().gateway);
+    }
+
+    #[test]
+    fn frames_forged_for_others_make_no_device_move_no_address_and_name_nobody() {
+        let forged = |from: &str, to: &str, frames: u64, unverified: u64| {
+            let Record::Flow(row) = flow(from, to) else { unreachable!("a flow") };
+            let row = FlowRow { frames, unverified, until: Time(99), orig_ip_bytes: 1 << 40, ..row };
+            Record::from(row)
+        };
+        let named = |unverified| {
+            let row = DnsRow {
+                query: Some("bank.example".into()),
+                qtype: Some(1),
+                answers: vec!["10.0.0.1".into()],
+                unverified,
+                ..DnsRow::default()
+            };
+            Record::from(row)
+        };
+        let mut entities = Entities::default();
+        take(&mut entities, "n", vec![flow("10.0.0.1", "10.0.0.2"), arp("10.0.0.1", 1)]);
+        let before = serde_json::to_value(&entities).unwrap();
+        // Somebody speaks as another host, as hosts that are not there, and to those that are; and answers for their DNS.
+        let attack = vec![
+            forged("10.0.0.1", "10.0.0.2", 9, 9),
+            forged("10.0.0.2", "198.51.100.9", 1, 1),
+            forged("10.0.0.66", "10.0.0.1", 3, 3),
+            forged("10.0.0.67", "198.51.100.9", 2, 2),
+            named(Some(true)),
+        ];
+        take(&mut entities, "n", attack);
+        assert_eq!(serde_json::to_value(&entities).unwrap(), before, "nothing was learnt");
+        // In a flow that is true otherwise the forged part does not count.
+        let whole = entities.at("n", "10.0.0.1").unwrap().sent_bytes;
+        take(&mut entities, "n", vec![forged("10.0.0.1", "10.0.0.2", 4, 3), named(None)]);
+        let device = entities.at("n", "10.0.0.1").unwrap();
+        assert_eq!(device.sent_bytes, whole + (1 << 38));
+        assert_eq!(device.names, ["bank.example"], "an answer that was seen on its way names");
     }
 
     #[test]

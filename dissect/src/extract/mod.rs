@@ -35,6 +35,8 @@ pub struct FlowContext {
     pub resp_p: u16,
     /// Transport.
     pub proto: Proto,
+    /// These bytes come from an agent that owns neither end.
+    pub unverified: bool,
 }
 
 /// Which end sent the bytes.

@@ -103,6 +103,8 @@ pub(super) struct Flow {
     pub(super) agent: u32,
     /// Frames of agents that own neither end, since the row before.
     pub(super) unverified: u32,
+    /// The packet at hand is of such an agent.
+    pub(super) is_unverified: bool,
 }
 
 /// A flow is seven cache lines; every line more is one more miss for each packet of a busy table.

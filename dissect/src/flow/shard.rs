@@ -247,6 +247,7 @@ impl FlowShard {
         let flow = self.table.flow(place)?;
         let before = flow.deadline;
         flow.count(at.side, frame.time, u64::from(at.datagram.ip_len), at.frames.packets, at.frames.bytes);
+        flow.is_unverified = frame.origin.unverified;
         if frame.origin.unverified {
             flow.unverified = flow.unverified.saturating_add(u32::try_from(at.frames.packets).unwrap_or(u32::MAX));
         }

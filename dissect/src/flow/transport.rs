@@ -39,6 +39,7 @@ pub(super) fn context_of(flow: &Flow, now: Time, shard: u8) -> FlowContext {
         resp_h: address(resp),
         resp_p: flow.side_port(resp),
         proto: flow.key.proto,
+        unverified: flow.is_unverified,
     }
 }
 

@@ -58,5 +58,7 @@ table! {
         25 ttls: Vec<u64> = "TTLs",
         /// The server refused.
         26 rejected: bool = "rejected",
+        /// Its answer, or the query where none came, is from an OS-sensor that owns neither end: forged, or forwarded.
+        27 unverified: Option<bool> = "unverified",
     }
 }

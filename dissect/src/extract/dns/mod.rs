@@ -54,6 +54,7 @@ impl Dns {
                 None => rows(flow, &message).next().unwrap_or_else(|| start(flow, &message)),
             };
             answer(&mut row, message);
+            row.unverified = flow.unverified.then_some(true);
             self.emit(row, sink);
             return true;
         }
@@ -115,6 +116,7 @@ fn start(flow: &FlowContext, message: &Message) -> DnsRow {
         proto: flow.proto,
         trans_id: message.id,
         rd: message.flags & 0x0100 != 0,
+        unverified: flow.unverified.then_some(true),
         ..DnsRow::default()
     }
 }

@@ -5,7 +5,18 @@ use thymus_record::Address;
 fn flow(proto: Proto) -> FlowContext {
     let (orig_h, resp_h) = (Address::from_v4([10, 0, 0, 1]), Address::from_v4([10, 0, 0, 2]));
     let now = Time(5_000);
-    FlowContext { now, shard: 1, sequence: 2, network: 0, orig_h, orig_p: 4000, resp_h, resp_p: 53, proto }
+    FlowContext {
+        now,
+        shard: 1,
+        sequence: 2,
+        network: 0,
+        orig_h,
+        orig_p: 4000,
+        resp_h,
+        resp_p: 53,
+        proto,
+        unverified: false,
+    }
 }
 
 const QUERY: &[u8] = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x03WwW\x01a\0\0\x01\0\x01";
@@ -24,6 +35,20 @@ fn an_answer_completes_its_query() {
     assert_eq!((row.query.as_deref(), row.rtt, row.ts), (Some("www.a"), Some(Time(4_000)), Time(5_000)));
     assert_eq!((row.answers.as_slice(), row.ttls.as_slice()), (["1.2.3.4".to_owned()].as_slice(), [60].as_slice()));
     assert_eq!((row.rcode_name.as_deref(), dns.service()), (Some("NOERROR"), Some("dns")));
+}
+
+#[test]
+fn the_answer_decides_whether_a_row_is_marked() {
+    for (query, answer, marked) in [(false, true, Some(true)), (true, false, None), (true, true, Some(true))] {
+        let (mut flow, mut out) = (flow(Proto::UDP), Vec::new());
+        let mut dns = Dns::probe(&flow, QUERY).unwrap();
+        flow.unverified = query;
+        dns.on_bytes(&flow, Direction::Originator, QUERY, &mut out);
+        flow.unverified = answer;
+        dns.on_bytes(&flow, Direction::Responder, ANSWER, &mut out);
+        let [Record::Dns(row)] = out.as_slice() else { panic!("{out:?}") };
+        assert_eq!(row.unverified, marked);
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ fn flow() -> FlowContext {
         resp_h: Default::default(),
         resp_p: 80,
         proto: thymus_record::column::Proto::TCP,
+        unverified: false,
     }
 }
 
