@@ -8,13 +8,14 @@ use rustls::server::Acceptor;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thymus_record::message::{ToAgent, ToRelay};
 use tokio::io::{AsyncWriteExt, ReadHalf, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{interval, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -30,8 +31,9 @@ const JOIN_MAX: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(100);
 /// An agent that has another vSensor waits 1.2 s for a sign of life.
 const PING_EVERY: Duration = Duration::from_millis(300);
-/// Messages on their way to one agent.
+/// Messages on their way to one agent, and about how many bytes of memory they take.
 const MESSAGES_MAX: usize = 1_024;
+const MESSAGES_BYTES_MAX: usize = 8 << 20;
 /// How long what was taken may wait to be told together with the next.
 const TAKEN_WITHIN: Duration = Duration::from_millis(5);
 /// Connections at once, joiners included.
@@ -45,6 +47,8 @@ const RUNS_MAX: usize = 16_384;
 #[derive(Clone)]
 pub struct AgentSender {
     queue: mpsc::Sender<ToAgent>,
+    /// What the messages in the queue take.
+    bytes: Arc<AtomicUsize>,
     is_stuck: Arc<Notify>,
 }
 
@@ -52,10 +56,60 @@ impl AgentSender {
     /// Sends a message; one to an agent that is gone is lost. An agent that does not take what it is sent is cut off, so
     /// that it costs no memory and never goes on with half of what it was told.
     pub fn send(&self, message: ToAgent) {
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.queue.try_send(message) {
-            self.is_stuck.notify_one();
+        let bytes = weight(&message);
+        let is_full = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > MESSAGES_BYTES_MAX;
+        let sent = if is_full { Err(TrySendError::Full(message)) } else { self.queue.try_send(message) };
+        if let Err(failed) = sent {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            if matches!(failed, TrySendError::Full(_)) {
+                self.is_stuck.notify_one();
+            }
         }
     }
+}
+
+/// What is on its way to one agent.
+struct Messages {
+    queue: mpsc::Receiver<ToAgent>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Messages {
+    async fn next(&mut self) -> Option<ToAgent> {
+        let message = self.queue.recv().await;
+        message.inspect(|message| self.went(message))
+    }
+
+    fn next_now(&mut self) -> Option<ToAgent> {
+        let message = self.queue.try_recv().ok();
+        message.inspect(|message| self.went(message))
+    }
+
+    fn went(&self, message: &ToAgent) {
+        self.bytes.fetch_sub(weight(message), Ordering::Relaxed);
+    }
+}
+
+/// The queue to one agent, from its two sides.
+fn queue() -> (AgentSender, Messages) {
+    let (sender, queue) = mpsc::channel(MESSAGES_MAX);
+    let bytes: Arc<AtomicUsize> = Arc::default();
+    (AgentSender { queue: sender, bytes: Arc::clone(&bytes), is_stuck: Arc::default() }, Messages { queue, bytes })
+}
+
+/// About how many bytes of memory a message takes.
+fn weight(message: &ToAgent) -> usize {
+    let more = match message {
+        ToAgent::Members(part) => {
+            let members = part.members.iter().map(|member| 80 + 8 * (member.claims.len() + member.covered.len()));
+            members.sum::<usize>() + 4 * part.gone.len()
+        }
+        ToAgent::Policy(policy) => policy.filter.len() + 8 * policy.program.len(),
+        ToAgent::Renewed { chain } => chain.len(),
+        ToAgent::Acknowledge(held) | ToAgent::Unwanted(held) => 16 * held.ranges.len(),
+        _ => 0,
+    };
+    size_of::<ToAgent>() + more
 }
 
 /// What a vSensor does with its agents. Calls come from one thread, one at a time.
@@ -217,8 +271,7 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
         return Err(io::Error::other("it did not say hello"));
     };
     let name: String = name.chars().filter(|letter| !letter.is_control()).take(64).collect();
-    let (queue, mut messages) = mpsc::channel(MESSAGES_MAX);
-    let sender = AgentSender { queue, is_stuck: Arc::default() };
+    let (sender, mut messages) = queue();
     let next = shared
         .runs
         .lock()
@@ -238,7 +291,7 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
         let mut pings = interval(PING_EVERY);
         loop {
             let message = tokio::select! {
-                message = messages.recv() => message,
+                message = messages.next() => message,
                 _ = pings.tick() => Some(ToAgent::Ping {}),
             };
             let Some(mut message) = message else { return Ok(()) };
@@ -269,9 +322,9 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
 }
 
 /// Of several words in a row that parcels were taken only the newest counts: it, and what else was waiting behind it.
-fn newest_taken(taken: ToAgent, messages: &mut mpsc::Receiver<ToAgent>) -> (Option<ToAgent>, ToAgent) {
+fn newest_taken(taken: ToAgent, messages: &mut Messages) -> (Option<ToAgent>, ToAgent) {
     let mut newest = taken;
-    while let Ok(next) = messages.try_recv() {
+    while let Some(next) = messages.next_now() {
         if !matches!(next, ToAgent::Taken { .. }) {
             return (Some(newest), next);
         }
@@ -345,9 +398,9 @@ mod tests {
     fn words_behind_taken_parcels_all_come_in_order() {
         let taken = |up_to| ToAgent::Taken { up_to };
         let word = |name: &str| ToAgent::Hello { name: name.to_owned() };
-        let (queue, mut messages) = mpsc::channel(16);
+        let (sender, mut messages) = queue();
         for message in [taken(2), taken(3), word("one"), word("two"), taken(4), word("three"), taken(5), taken(6)] {
-            queue.try_send(message).unwrap();
+            sender.send(message);
         }
         let mut said = Vec::new();
         let mut next = Some(taken(1));
@@ -358,8 +411,9 @@ mod tests {
             } else {
                 said.push(message);
             }
-            next = messages.try_recv().ok();
+            next = messages.next_now();
         }
         assert_eq!(said, [taken(3), word("one"), word("two"), taken(4), word("three"), taken(6)]);
+        assert_eq!(sender.bytes.load(Ordering::Relaxed), 0, "what went takes no room");
     }
 }

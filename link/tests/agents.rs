@@ -4,16 +4,19 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use thymus_link::agent::{AgentLink, AgentLinkParts, Spares};
 use thymus_link::enrol::{Redeemed, TokenBook, join};
+use thymus_link::frame::WireFrame;
 use thymus_link::issuer::TokenGrant;
 use thymus_link::relay::{AgentSender, Agents, Relay};
 use thymus_link::{Identity, Issuer, Listener, Role};
-use thymus_record::message::{ToAgent, ToRelay};
+use thymus_record::message::{Member, Members, ToAgent, ToRelay};
 use thymus_record::{SensorId, Time};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -248,4 +251,151 @@ fn a_sensor_is_no_agent_and_an_agent_of_another_deployment_is_not_let_in() {
         link.stop();
     }
     rig.relay.stop();
+}
+
+/// Who is there: each agent's sender, and how often one came and went.
+#[derive(Default)]
+struct Seen {
+    senders: BTreeMap<u32, AgentSender>,
+    came: Vec<u32>,
+    went: Vec<u32>,
+}
+
+#[derive(Clone, Default)]
+struct Present(Arc<Mutex<Seen>>);
+
+impl Present {
+    fn send(&self, agent: u32, message: ToAgent) {
+        let sender = self.0.lock().unwrap().senders.get(&agent).cloned();
+        sender.inspect(|sender| sender.send(message));
+    }
+
+    fn came(&self, agent: u32) -> usize {
+        self.0.lock().unwrap().came.iter().filter(|each| **each == agent).count()
+    }
+
+    fn went(&self, agent: u32) -> usize {
+        self.0.lock().unwrap().went.iter().filter(|each| **each == agent).count()
+    }
+}
+
+impl Agents for Present {
+    fn enter(&mut self, agent: u32, _: &str, _: SocketAddr, sender: AgentSender) -> Result<(), String> {
+        let mut present = self.0.lock().unwrap();
+        present.senders.insert(agent, sender);
+        present.came.push(agent);
+        Ok(())
+    }
+
+    fn leave(&mut self, agent: u32) {
+        self.0.lock().unwrap().went.push(agent);
+    }
+
+    fn hear(&mut self, _: u32, _: ToRelay) {}
+    fn take(&mut self, _: u32, _: &[u8]) {}
+    fn take_late(&mut self, _: u32, _: &[u8]) {}
+    fn batch(&mut self, _: u32, _: Vec<u8>) -> Result<(), String> {
+        Ok(())
+    }
+    fn tick(&mut self) {}
+}
+
+/// Connects as this agent, says hello and that it lives, as long as it can, and reads nothing. Gives why it ended.
+fn speak_and_never_read(identity: &Identity, address: SocketAddr) -> std::io::Error {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(identity.root.clone()).unwrap();
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
+        .unwrap();
+    config.alpn_protocols = vec![thymus_link::tls::ALPN_AGENT.to_vec()];
+    let name = thymus_link::issuer::SENSOR_NAME.try_into().unwrap();
+    let mut tls = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut socket = TcpStream::connect(address).unwrap();
+    while tls.is_handshaking() {
+        tls.complete_io(&mut socket).unwrap();
+    }
+    let mut say = |message: &ToRelay| {
+        tls.writer().write_all(&WireFrame::control(message).encode())?;
+        while tls.wants_write() {
+            tls.write_tls(&mut socket)?;
+        }
+        Ok(())
+    };
+    let hello = ToRelay::Hello { software: String::new(), name: "deaf".to_owned(), boot: 1 };
+    let (left, metered, own) = <(Vec<_>, Vec<_>, Vec<_>)>::default();
+    let alive = ToRelay::Alive { ledger: None, left, dropped: Default::default(), metered, own, time: None };
+    let mut said = say(&hello);
+    while said.is_ok() {
+        std::thread::sleep(Duration::from_millis(50));
+        said = say(&alive);
+    }
+    said.unwrap_err()
+}
+
+/// The most memory that this process has had, in bytes.
+fn memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+#[test]
+fn an_agent_that_never_reads_is_cut_off_at_bounded_cost_and_the_others_hear_everything() {
+    let master = Master::start();
+    let (identity, present) = (master.member("vsensor", Role::Sensor, 0), Present::default());
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let relay = Relay::start(identity, address, Box::new(present.clone())).unwrap();
+    let (deaf, well) = (master.member("deaf", Role::Agent, 1), master.member("well", Role::Agent, 1));
+    let (deaf_id, well_id) = (deaf.sensor.0, well.sensor.0);
+    let (link, heard) = agent(well, address);
+    let told = {
+        let alive = link.control();
+        move || {
+            let (left, metered, own) = <(Vec<_>, Vec<_>, Vec<_>)>::default();
+            alive.tell(ToRelay::Alive { ledger: None, left, dropped: Default::default(), metered, own, time: None });
+        }
+    };
+    let deaf = std::thread::spawn(move || speak_and_never_read(&deaf, address));
+    until("both are served", || {
+        present.came(deaf_id) == 1 && {
+            told();
+            present.came(well_id) == 1
+        }
+    });
+    // A group that changes all the time: 256 KiB in memory, and as much again on the wire, for each agent.
+    let member = |id| Member { id, claims: vec![u64::MAX; 20], ..Member::default() };
+    let group = Members { members: (0..1_000).map(member).collect(), ..Members::default() };
+    let (before, mut sent) = (memory(), 0);
+    while present.went(deaf_id) == 0 {
+        assert!(sent < 4_000, "{sent} messages, a gigabyte, and it is still there");
+        present.send(deaf_id, ToAgent::Members(group.clone()));
+        present.send(well_id, ToAgent::Offset { nanoseconds: sent });
+        sent += 1;
+        told();
+        let hears = || heard.lock().unwrap().iter().any(|each| *each == ToAgent::Offset { nanoseconds: sent - 1 });
+        until("the other one hears what it is told", || {
+            told();
+            hears()
+        });
+    }
+    let grown = memory() - before;
+    assert!(grown < 48 << 20, "the vSensor grew by {grown} bytes for an agent that does not read");
+    let ended = deaf.join().unwrap();
+    assert!(matches!(ended.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe), "{ended}");
+    let offsets: Vec<i64> = heard
+        .lock()
+        .unwrap()
+        .iter()
+        .filter_map(|each| match each {
+            ToAgent::Offset { nanoseconds } => Some(*nanoseconds),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(offsets, (0..sent).collect::<Vec<i64>>(), "each once, in order");
+    assert_eq!((present.came(well_id), present.went(well_id)), (1, 0), "{:?}", link.state());
+    link.stop();
+    relay.stop();
 }
