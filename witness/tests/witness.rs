@@ -205,3 +205,19 @@ fn what_is_declared_is_no_deficit_but_who_drops_most_is_not_relied_on() {
         assert_eq!(found, voids, "{lost} of 1,000,000 dropped and declared");
     }
 }
+
+#[test]
+fn the_larger_the_part_that_is_kept_back_the_sooner_it_is_found() {
+    for (percent, within) in [(1u64, None), (2, Some(40)), (3, Some(25)), (5, Some(15)), (10, Some(9)), (100, Some(3))] {
+        let mut claims = Claims::default();
+        [1, 2].iter().for_each(|member| claims.enter(*member, true));
+        let left = passed(1_000_000, 300);
+        let came = passed(10_000 * (100 - percent), 3 * (100 - percent));
+        assert_eq!(seconds(&mut claims, 60, left, left, left), None);
+        let found = seconds(&mut claims, 300, left, left, came).map(|(member, second)| {
+            assert_eq!(member, 2);
+            second
+        });
+        assert!(found.is_none() == within.is_none() && found <= within, "{percent} %: {found:?}");
+    }
+}
