@@ -114,3 +114,21 @@ int thymus_port_missed(uint16_t port, uint64_t *missed, uint64_t *errors)
     }
     return done;
 }
+
+int thymus_port_address(uint16_t port, uint8_t *address)
+{
+    struct rte_ether_addr own;
+    int done = rte_eth_macaddr_get(port, &own);
+
+    if (done == 0)
+        memcpy(address, own.addr_bytes, RTE_ETHER_ADDR_LEN);
+    return done;
+}
+
+int thymus_port_link(uint16_t port)
+{
+    struct rte_eth_link link;
+    int done = rte_eth_link_get_nowait(port, &link);
+
+    return done != 0 ? done : link.link_status == RTE_ETH_LINK_UP;
+}

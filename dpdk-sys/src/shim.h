@@ -25,4 +25,8 @@ uint32_t thymus_copy(const void *mbuf, uint8_t *target, uint32_t length);
 void thymus_free_bulk(const struct thymus_row *rows, uint16_t count);
 /* Packets missed by the port, by NIC and for want of buffers, and packets with errors. */
 int thymus_port_missed(uint16_t port, uint64_t *missed, uint64_t *errors);
+/* The card's own address, six bytes. */
+int thymus_port_address(uint16_t port, uint8_t *address);
+/* 1 where something is connected, 0 where nothing is, negative where the driver does not know. */
+int thymus_port_link(uint16_t port);
 #endif

@@ -119,6 +119,42 @@ impl TryFrom<String> for Port {
     }
 }
 
+/// Drivers that leave a card to DPDK.
+pub const DPDK_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"];
+
+impl Port {
+    /// The Linux interface that it reads, if it reads one.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Port::AfPacket(name) => Some(name),
+            Port::Dpdk(device) => device.split(',').find_map(|part| part.strip_prefix("iface=")),
+        }
+    }
+
+    /// The folder of its PCI device, if it is one.
+    pub fn pci(&self) -> Option<PathBuf> {
+        let Port::Dpdk(device) = self else { return None };
+        let address = device.split(',').next().filter(|address| address.contains(':'))?;
+        let domain = if address.matches(':').count() == 1 { "0000:" } else { "" };
+        Some(Path::new("/sys/bus/pci/devices").join(format!("{domain}{address}")))
+    }
+
+    /// Whether its device is there, and DPDK may have it.
+    pub fn is_there(&self) -> bool {
+        match (self.interface(), self.pci()) {
+            (Some(interface), _) => Path::new("/sys/class/net").join(interface).exists(),
+            (_, Some(folder)) => driver_of(&folder).is_some_and(|driver| DPDK_DRIVERS.contains(&driver.as_str())),
+            _ => true,
+        }
+    }
+}
+
+/// The driver that a PCI device is bound to.
+pub fn driver_of(folder: &Path) -> Option<String> {
+    let driver = std::fs::read_link(folder.join("driver")).ok()?;
+    Some(driver.file_name()?.to_string_lossy().into_owned())
+}
+
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -219,6 +255,16 @@ mod tests {
         .unwrap();
         assert_eq!(config.capture.ports, [Port::Dpdk("net_af_packet0,iface=span0".into())]);
         assert_eq!(config.ring.unwrap().bytes, Bytes(8 << 30));
+    }
+
+    #[test]
+    fn ports_name_their_interface_or_their_pci_device() {
+        let port = |text: &str| Port::try_from(text.to_owned()).unwrap();
+        assert_eq!(port("dpdk:net_af_packet0,iface=eth1").interface(), Some("eth1"));
+        assert_eq!(port("dpdk:03:00.0,x=1").pci().unwrap(), Path::new("/sys/bus/pci/devices/0000:03:00.0"));
+        assert_eq!(port("dpdk:net_null0").pci(), None);
+        assert!(port("af_packet:lo").is_there() && port("dpdk:net_null0").is_there());
+        assert!(!port("af_packet:none0").is_there() && !port("dpdk:ffff:ff:1f.7").is_there());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `doctor`: everything that a sensor needs, looked at one by one, each with its cure.
 
 use crate::clock::now_seconds;
-use crate::config::{Config, Port};
+use crate::config::{Config, DPDK_DRIVERS, Port, driver_of};
 use crate::status::duration;
 use clap::Args;
 use std::fs;
@@ -122,18 +122,10 @@ fn configured(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// The Linux interface that a port reads, if it reads one.
-fn interface_of(port: &Port) -> Option<&str> {
-    match port {
-        Port::AfPacket(name) => Some(name),
-        Port::Dpdk(device) => device.split(',').find_map(|part| part.strip_prefix("iface=")),
-    }
-}
-
 fn capture_port(port: &Port, findings: &mut Findings) {
-    let Some(name) = interface_of(port) else {
+    let Some(name) = port.interface() else {
         if let Port::Dpdk(device) = port {
-            pci_device(device, findings);
+            pci_device(device, port, findings);
         }
         return;
     };
@@ -165,26 +157,19 @@ fn capture_port(port: &Port, findings: &mut Findings) {
     }
 }
 
-fn pci_device(device: &str, findings: &mut Findings) {
-    let address = device.split(',').next().unwrap_or_default();
-    let full = if address.matches(':').count() == 1 { format!("0000:{address}") } else { address.to_owned() };
-    let base = Path::new("/sys/bus/pci/devices").join(&full);
-    if !address.contains(':') {
-        findings.ok(format!("dpdk:{device}: a virtual device, which DPDK makes by itself"));
-    } else if !base.exists() {
-        findings.fail(format!("dpdk:{device}: there is no PCI device {full}: see lspci -D"));
-    } else {
-        let driver = fs::read_link(base.join("driver")).ok();
-        let driver = driver.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        match driver.as_deref() {
-            Some("vfio-pci" | "uio_pci_generic" | "igb_uio") => {
-                findings.ok(format!("dpdk:{device}: bound to {}", driver.unwrap_or_default()));
-            }
-            other => findings.fail(format!(
-                "dpdk:{device}: bound to {}: bind it to vfio-pci (or uio_pci_generic where there is no IOMMU) by driver_override",
-                other.unwrap_or("no driver")
-            )),
+fn pci_device(device: &str, port: &Port, findings: &mut Findings) {
+    let Some(base) = port.pci() else {
+        return findings.ok(format!("dpdk:{device}: a virtual device, which DPDK makes by itself"));
+    };
+    match driver_of(&base) {
+        _ if !base.exists() => findings.fail(format!("dpdk:{device}: there is no such PCI device: see lspci -D")),
+        Some(driver) if DPDK_DRIVERS.contains(&driver.as_str()) => {
+            findings.ok(format!("dpdk:{device}: bound to {driver}"));
         }
+        other => findings.fail(format!(
+            "dpdk:{device}: bound to {}: bind it to vfio-pci (or uio_pci_generic where there is no IOMMU) by driver_override",
+            other.as_deref().unwrap_or("no driver")
+        )),
     }
 }
 

@@ -2,14 +2,12 @@
 //! and its cure in sentences.
 
 use crate::counters::PortCounts;
+use crate::silence::{Listener, Look, Silence};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use thymus_record::Time;
 use thymus_record::ledger::Ledger;
 use thymus_record::message::{Health, PortHealth};
-
-/// A port without a packet for this long is silent.
-const SILENT_AFTER: Duration = Duration::from_secs(30);
 
 /// What the sensor says of itself, to the master, to `/metrics` and to `status`.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
@@ -44,15 +42,15 @@ pub struct Observation {
     pub ring_oldest: Option<Time>,
     /// Live ports fall silent when their span goes; files come to their end.
     pub is_live: bool,
-    /// Findings of ports and ring, in sentences.
-    pub findings: Vec<String>,
+    /// What is known of each port beside; none of files.
+    pub looks: Vec<Look>,
 }
 
 /// Turns observations into health, remembering the one before.
 #[derive(Default)]
 pub struct Watcher {
     before: Option<Observation>,
-    last_packet: Vec<Duration>,
+    listeners: Vec<Listener>,
 }
 
 impl Watcher {
@@ -62,37 +60,33 @@ impl Watcher {
             ledger: now.ledger,
             flows_open: now.flows_open,
             ring_oldest: now.ring_oldest.map(seconds),
-            items: now.findings.clone(),
             ..Health::default()
         };
-        self.last_packet.resize(now.ports.len(), now.at);
+        self.listeners.resize(now.ports.len(), Listener::new(now.at));
         let span =
             self.before.as_ref().map_or(now.at, |before| now.at.saturating_sub(before.at)).as_secs_f64().max(0.001);
-        let (mut silent, mut mbps, mut pps) = (0, 0.0, 0.0);
+        let (mut blind, mut mbps, mut pps) = (0, 0.0, 0.0);
         for (at, (name, counts)) in now.ports.iter().enumerate() {
             let before = self.before.as_ref().and_then(|before| before.ports.get(at)).map(|port| port.1);
             let fresh = counts.since(&before.unwrap_or_default());
-            let last = self.last_packet.get_mut(at);
-            let quiet = last.map_or(Duration::ZERO, |last| {
-                if fresh.received.packets > 0 || !now.is_live {
-                    *last = now.at;
-                }
-                now.at.saturating_sub(*last)
+            let look = now.looks.get(at).cloned().unwrap_or_default();
+            let listener = self.listeners.get_mut(at).filter(|_| now.is_live);
+            let silence = listener.and_then(|listener| {
+                let silence = listener.observe(now.at, fresh.received.packets, &look);
+                // A span that worked, and at night brings broadcasts alone, is not blind.
+                blind += u64::from(match silence {
+                    Some(Silence::NoOthers(..)) => !listener.has_spanned(),
+                    _ => silence.is_some(),
+                });
+                silence
             });
             let port = PortHealth {
                 name: name.clone(),
-                state: if quiet >= SILENT_AFTER { "silent" } else { "receiving" }.to_owned(),
+                state: silence.as_ref().map_or("receiving", Silence::state).to_owned(),
                 mbps: float(fresh.received.bytes) * 8.0 / span / 1e6,
                 pps: float(fresh.received.packets) / span,
             };
-            if quiet >= SILENT_AFTER {
-                silent += 1;
-                health.items.push(format!(
-                    "{name} has been silent for {} s: check that the span or mirror points at it (on a virtual switch: \
-                     the port group must be promiscuous) and that its link is up",
-                    quiet.as_secs()
-                ));
-            }
+            health.items.extend(silence.map(|silence| silence.sentence(name, &look.address)));
             if fresh.missed.packets > 0 {
                 health.items.push(format!(
                     "{name} missed {} packets since the last report: the poll loop did not keep up; give it a core of its own",
@@ -110,8 +104,8 @@ impl Watcher {
             health.ports.push(port);
         }
         self.rates(&now, &mut health, mbps, pps);
-        health.state = match (silent, health.items.is_empty()) {
-            (silent, _) if silent > 0 && silent == now.ports.len() => "blind",
+        health.state = match (blind, health.items.is_empty()) {
+            (blind, _) if blind > 0 && blind == now.ports.len() as u64 => "blind",
             (_, true) => "capturing",
             _ => "degraded",
         }
@@ -144,6 +138,7 @@ fn seconds(time: Time) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sight::Seen;
 
     fn at(second: u64, packets: u64) -> Observation {
         let mut counts = PortCounts::default();
@@ -156,7 +151,7 @@ mod tests {
             flows_open: 0,
             ring_oldest: None,
             is_live: true,
-            findings: Vec::new(),
+            looks: vec![Look { seen: Some(Seen::default()), ..Look::default() }],
         }
     }
 

@@ -81,7 +81,7 @@ fn pipeline(live: bool, ring: Option<&Path>) -> Pipeline {
 fn run(mut pipeline: Pipeline, source: Scripted, before: impl FnOnce(&Shared, &mut Stage)) -> Ledger {
     let mut stage = pipeline.stages.pop().unwrap();
     before(&pipeline.shared, &mut stage);
-    let mut ports = [LoopPort { port: 0, source }];
+    let mut ports = [LoopPort { port: 0, source, sight: None }];
     poll(&mut ports, &mut stage, &AtomicBool::new(false), &SystemClock::default(), &Gauges::default()).unwrap();
     stage.finish();
     drop(stage);

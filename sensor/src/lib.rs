@@ -11,6 +11,8 @@ pub mod clock;
 pub mod memory;
 /// What became of each packet.
 pub mod counters;
+/// What a port shows beside its packets.
+pub mod sight;
 /// Second copies of a span.
 pub mod duplicate;
 /// One receiving core deals to several workers.
@@ -27,6 +29,8 @@ pub mod orders;
 pub mod worker;
 /// Packet queries answered.
 pub mod answer;
+/// Why a port shows nothing.
+pub mod silence;
 /// The sensor's state, from packets.
 pub mod health;
 /// Prometheus metrics.

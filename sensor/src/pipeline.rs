@@ -8,6 +8,7 @@ use crate::duplicate::DuplicateWindow;
 use crate::health::{Observation, Snapshot, Watcher};
 use crate::relay::RelayNotes;
 use crate::ring::{Ring, RingConfig};
+use crate::silence::Opened;
 use crate::worker::{Gauges, Stage};
 use ringbuf::HeapRb;
 use ringbuf::traits::Split;
@@ -88,7 +89,7 @@ pub struct Shared {
     spool: Option<Arc<Spool>>,
     boot: Arc<AtomicU64>,
     watcher: Mutex<(Watcher, Health)>,
-    findings: Mutex<Vec<String>>,
+    opened: Mutex<Vec<Opened>>,
     link: Mutex<Option<UplinkHandle>>,
     agents: Mutex<Option<Arc<RelayNotes>>>,
     owners: SharedOwners,
@@ -163,7 +164,7 @@ impl Pipeline {
             spool,
             boot: Arc::clone(&boot),
             watcher: Mutex::default(),
-            findings: Mutex::default(),
+            opened: Mutex::default(),
             link: Mutex::default(),
             agents: Mutex::default(),
             owners,
@@ -171,8 +172,7 @@ impl Pipeline {
         });
         let uplink = match identity {
             Some((identity, _)) => {
-                let ring = config.ring.map(|ring| ring.0);
-                Some(start_uplink(identity, &shared, ring, (config.agents, config.exchange))?)
+                Some(start_uplink(identity, &shared, config.ring.map(|ring| ring.0), (config.agents, config.exchange))?)
             }
             None => None,
         };
@@ -261,9 +261,9 @@ impl Shared {
         }
     }
 
-    /// Sentences that a port or the ring found at the start.
-    pub fn find(&self, sentence: String) {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner).push(sentence);
+    /// How the ports were opened, by number.
+    pub fn watch_ports(&self, opened: Vec<Opened>) {
+        *self.opened.lock().unwrap_or_else(PoisonError::into_inner) = opened;
     }
 
     fn port_counts(&self) -> Vec<(String, PortCounts)> {
@@ -290,7 +290,7 @@ impl Shared {
             flows_open: self.gauges.iter().map(|gauges| gauges.flows_open.load(Ordering::Relaxed)).sum(),
             ring_oldest: self.ring.as_ref().and_then(|ring| ring.oldest()),
             is_live: self.is_live,
-            findings: self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            looks: self.opened.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Opened::look).collect(),
         };
         let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         let mut health = watcher.0.observe(observation);

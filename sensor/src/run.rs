@@ -8,6 +8,7 @@ use crate::metrics;
 use crate::orders::Orders;
 use crate::pipeline::{Destination, Pipeline, PipelineConfig, Shared, write_ledger};
 use crate::relay::{self, Group, GroupParts};
+use crate::silence::Opened;
 use crate::source::{AnySource, Burst, SourceCounters};
 use crate::worker::{Gauges, LoopBody, LoopPort, Stage, poll};
 use clap::Args;
@@ -61,7 +62,7 @@ fn capture(args: &RunArgs) -> Result<(), String> {
     let config = Config::load(&args.config).map_err(|error| error.to_string())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let cores = cores_of(&config)?;
-    let mut ports = open_ports(&config.capture.ports, &clock)?;
+    let (mut ports, opened) = open_ports(&config.capture.ports, &clock)?;
     let mut names: Vec<String> = config.capture.ports.iter().map(Port::to_string).collect();
     let (exchange, roots, watch): (Arc<Exchange>, Arc<Roots>, Arc<SpanWatch>) = Default::default();
     let shared = (Arc::clone(&exchange), Arc::clone(&roots), Arc::clone(&watch));
@@ -84,6 +85,8 @@ fn capture(args: &RunArgs) -> Result<(), String> {
         watch,
     })
     .map_err(|error| error.to_string())?;
+    let waiting = waiting(&config.capture.ports, &opened);
+    pipeline.shared.watch_ports(opened);
     let (report, ended) = mpsc::channel();
     let stages = std::mem::take(&mut pipeline.stages);
     let halt = Arc::new(AtomicBool::new(false));
@@ -96,17 +99,7 @@ fn capture(args: &RunArgs) -> Result<(), String> {
     if let Some(listen) = config.metrics.listen {
         serve_metrics(listen, &pipeline.shared);
     }
-    let mut broken = None;
-    while !stop.load(Ordering::Relaxed) {
-        if let Ok(why) = ended.recv_timeout(OBSERVE_EVERY) {
-            broken = Some(why);
-            stop.store(true, Ordering::Relaxed);
-        }
-        pipeline.shared.health();
-        if !args.standalone {
-            write_status(&args.state, &pipeline.shared);
-        }
-    }
+    let broken = attend(args, &pipeline.shared, &stop, &ended, &waiting);
     if let Some(relay) = relay {
         relay.stop();
         // What agents sent is dealt, and taken before the poll loops end.
@@ -124,6 +117,29 @@ fn capture(args: &RunArgs) -> Result<(), String> {
         write_ledger(&shared.ledger(), path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     broken.map_or(Ok(()), Err)
+}
+
+/// Until it is told to stop, a poll loop ends, or a port that was refused can be had: observes and notes the state.
+fn attend(
+    args: &RunArgs,
+    shared: &Shared,
+    stop: &AtomicBool,
+    ended: &mpsc::Receiver<String>,
+    waiting: &[Port],
+) -> Option<String> {
+    while !stop.load(Ordering::Relaxed) {
+        let broken = ended.recv_timeout(OBSERVE_EVERY).ok();
+        shared.health();
+        if !args.standalone {
+            write_status(&args.state, shared);
+        }
+        let there = waiting.iter().find(|port| port.is_there());
+        let broken = broken.or(there.map(|port| format!("{port} is there now: starting again takes it")));
+        if broken.is_some() {
+            return broken;
+        }
+    }
+    None
 }
 
 /// Where OS-sensors are taken: their group, and their source as one more port.
@@ -150,7 +166,7 @@ fn agents_of(
         orders: Orders::load(&args.state),
         clock: Arc::clone(clock),
     });
-    ports.push(LoopPort { port: number, source: AnySource::Agents(Box::new(source)) });
+    ports.push(LoopPort { port: number, source: AnySource::Agents(Box::new(source)), sight: None });
     names.push("agents".to_owned());
     Ok(Some((section, group)))
 }
@@ -177,13 +193,30 @@ fn cores_of(config: &Config) -> Result<Vec<usize>, String> {
     }
 }
 
-fn open_ports(ports: &[Port], clock: &Arc<dyn Clock>) -> Result<Ports, String> {
-    let mut open = Vec::new();
+/// Opens what can be opened: one card that cannot be must not blind the others. None at all is an error.
+fn open_ports(ports: &[Port], clock: &Arc<dyn Clock>) -> Result<(Ports, Vec<Opened>), String> {
+    let (mut open, mut opened, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for (number, port) in (0u16..).zip(ports) {
-        let source = AnySource::open(port, number, clock).map_err(|error| error.to_string())?;
-        open.push(LoopPort { port: number, source });
+        match AnySource::open(port, number, clock) {
+            Ok(source) => {
+                let sight = source.sight();
+                opened.push(Opened::Yes(sight.clone()));
+                open.push(LoopPort { port: number, source, sight });
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                opened.push(Opened::No(error.to_string()));
+                refused.push(error.to_string());
+            }
+        }
     }
-    Ok(open)
+    if open.is_empty() && !refused.is_empty() { Err(refused.join("; ")) } else { Ok((open, opened)) }
+}
+
+/// Ports that were refused for want of their device: once it is there, starting again takes them.
+fn waiting(ports: &[Port], opened: &[Opened]) -> Vec<Port> {
+    let refused = ports.iter().zip(opened).filter(|(_, opened)| matches!(opened, Opened::No(_)));
+    refused.map(|(port, _)| port.clone()).filter(|port| !port.is_there()).collect()
 }
 
 /// One core does all, or the first receives and deals to the others.
@@ -248,7 +281,7 @@ fn work(source: DealtSource, mut stage: Stage, notes: Option<&DealNotes>, clock:
     let never = AtomicBool::new(false);
     let mut body = Worker { stage: &mut stage, notes };
     // A dealt source cannot break: it ends when the receiving core does.
-    let _ = poll(&mut [LoopPort { port: 0, source }], &mut body, &never, clock, &gauges);
+    let _ = poll(&mut [LoopPort { port: 0, source, sight: None }], &mut body, &never, clock, &gauges);
     stage.finish();
 }
 

@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::counters::{PortAccount, PublishedCounts};
 use crate::duplicate::DuplicateWindow;
 use crate::ring::{Appended, RingAppender};
+use crate::sight::Sight;
 use crate::source::{BURST_MAX, Burst, PacketSource, Received, SourceCounters, SourceError};
 use crossbeam::utils::Backoff;
 use std::sync::Arc;
@@ -217,6 +218,29 @@ pub struct LoopPort<S> {
     pub port: u16,
     /// Its source.
     pub source: S,
+    /// Where it is noted what the port shows; none for what is no card.
+    pub sight: Option<Arc<Sight>>,
+}
+
+impl<S: PacketSource> LoopPort<S> {
+    /// Takes a burst.
+    fn burst(&mut self, body: &mut impl LoopBody) -> Result<Received, SourceError> {
+        let LoopPort { source, sight, .. } = self;
+        source.receive_burst(|burst| {
+            if let Some(sight) = sight {
+                sight.look(burst.frames);
+            }
+            body.burst(burst);
+        })
+    }
+
+    /// Tells what its source counted, and its link where the watcher asks.
+    fn settle(&mut self, body: &mut impl LoopBody) {
+        body.settle(self.port, &self.source.counters());
+        if let Some(sight) = self.sight.as_ref().filter(|sight| sight.is_asked()) {
+            sight.tell(self.source.link());
+        }
+    }
 }
 
 /// Loops between two looks at the sources' own counters.
@@ -237,8 +261,8 @@ pub fn poll<S: PacketSource>(
         let mut frames = 0;
         ended = 0;
         let before = clock.monotonic();
-        for LoopPort { source, .. } in ports.iter_mut() {
-            match source.receive_burst(|burst| body.burst(burst))? {
+        for port in ports.iter_mut() {
+            match port.burst(body)? {
                 Received::Frames(count) => frames += count,
                 Received::End => ended += 1,
             }
@@ -246,7 +270,7 @@ pub fn poll<S: PacketSource>(
         turns = turns.wrapping_add(1);
         let idle = frames == 0 && backoff.is_completed();
         if idle || turns.is_multiple_of(SETTLE_EVERY) {
-            ports.iter_mut().for_each(|LoopPort { port, source }| body.settle(*port, &source.counters()));
+            ports.iter_mut().for_each(|port| port.settle(body));
         }
         if frames > 0 {
             backoff.reset();
@@ -258,6 +282,6 @@ pub fn poll<S: PacketSource>(
             backoff.snooze();
         }
     }
-    ports.iter_mut().for_each(|LoopPort { port, source }| body.settle(*port, &source.counters()));
+    ports.iter_mut().for_each(|port| port.settle(body));
     Ok(())
 }

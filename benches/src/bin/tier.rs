@@ -120,7 +120,13 @@ fn run_sensor(tier: &Tier, seconds: u64, is_paced: bool) -> Result<(Ledger, f64)
     let source = Generate::new(tier.traffic(seconds))?;
     let source = Paced { source, clock: Arc::clone(&clock), began: None, missed: SourceCounters::default(), is_paced };
     let began = clock.monotonic();
-    poll(&mut [LoopPort { port: 0, source }], &mut stage, &AtomicBool::new(false), clock.as_ref(), &Gauges::default())?;
+    poll(
+        &mut [LoopPort { port: 0, source, sight: None }],
+        &mut stage,
+        &AtomicBool::new(false),
+        clock.as_ref(),
+        &Gauges::default(),
+    )?;
     stage.finish();
     drop(stage);
     let shared = pipeline.finish_records().stop();

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "packet sockets and their mapped ring are the kernel's memory")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "constants of the kernel's C types")]
 
-use super::{BURST_MAX, Burst, PacketSource, Received, SourceCounters, SourceError};
+use super::{BURST_MAX, Burst, Card, PacketSource, Received, SourceCounters, SourceError};
 use crate::clock::Clock;
 use memmap2::{MmapOptions, MmapRaw};
 use std::ffi::{CString, c_int};
@@ -127,6 +127,11 @@ impl AfPacketPort {
             counters: SourceCounters::default(),
             polls: 0,
         })
+    }
+
+    /// The card that it reads.
+    pub fn card(&self) -> Card {
+        Card::of(&self.interface)
     }
 
     fn block_start(&self) -> *mut u8 {

@@ -13,6 +13,7 @@ pub mod replay;
 
 use crate::clock::Clock;
 use crate::config::Port;
+use crate::sight::{Link, Sight};
 use std::sync::Arc;
 use thymus_dissect::Frame;
 use thymus_record::Time;
@@ -43,6 +44,27 @@ pub struct SourceCounters {
     pub duplicate: Count,
 }
 
+/// The network card behind a port, as far as it is one.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Card {
+    /// Its own address.
+    pub address: Option<[u8; 6]>,
+    /// Its name in Linux; none for a card that DPDK has taken over.
+    pub interface: Option<String>,
+}
+
+impl Card {
+    /// A Linux interface's.
+    pub fn of(interface: &str) -> Card {
+        let path = std::path::Path::new("/sys/class/net").join(interface).join("address");
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let mut bytes = text.trim().split(':').map(|part| u8::from_str_radix(part, 16).ok());
+        let address = std::array::from_fn(|_| bytes.next().flatten());
+        let address = address.iter().all(Option::is_some).then(|| address.map(Option::unwrap_or_default));
+        Card { address, interface: Some(interface.to_owned()) }
+    }
+}
+
 /// What became of one call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Received {
@@ -61,6 +83,11 @@ pub trait PacketSource {
 
     /// What the source counted so far.
     fn counters(&mut self) -> SourceCounters;
+
+    /// The link, of a card that only the source can ask.
+    fn link(&mut self) -> Link {
+        Link::Unknown
+    }
 }
 
 /// A source cannot go on. The text says what broke, where, and the cure.
@@ -100,6 +127,19 @@ impl AnySource {
     }
 }
 
+impl AnySource {
+    /// The watch over its card; `None` for OS-sensors.
+    pub fn sight(&self) -> Option<Arc<Sight>> {
+        let card = match self {
+            AnySource::AfPacket(port) => port.card(),
+            #[cfg(feature = "dpdk")]
+            AnySource::Dpdk(port) => port.card(),
+            AnySource::Agents(_) => return None,
+        };
+        Some(Arc::new(Sight::new(card)))
+    }
+}
+
 impl PacketSource for AnySource {
     fn receive_burst(&mut self, each: impl FnOnce(Burst<'_>)) -> Result<Received, SourceError> {
         match self {
@@ -116,6 +156,13 @@ impl PacketSource for AnySource {
             #[cfg(feature = "dpdk")]
             AnySource::Dpdk(port) => port.counters(),
             AnySource::Agents(agents) => agents.counters(),
+        }
+    }
+    fn link(&mut self) -> Link {
+        match self {
+            #[cfg(feature = "dpdk")]
+            AnySource::Dpdk(port) => port.link(),
+            _ => Link::Unknown,
         }
     }
 }

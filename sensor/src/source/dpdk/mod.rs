@@ -3,10 +3,12 @@
 
 mod eal;
 
-use super::{BURST_MAX, Burst, PacketSource, Received, SourceCounters, SourceError};
+use super::{BURST_MAX, Burst, Card, PacketSource, Received, SourceCounters, SourceError};
 use crate::clock::Clock;
+use crate::sight::Link;
 use dpdk_sys::{
-    thymus_copy, thymus_free_bulk, thymus_port_missed, thymus_port_start, thymus_port_stop, thymus_row, thymus_rx_burst,
+    thymus_copy, thymus_free_bulk, thymus_port_address, thymus_port_link, thymus_port_missed, thymus_port_start,
+    thymus_port_stop, thymus_row, thymus_rx_burst,
 };
 use std::ffi::{CStr, c_char};
 use std::sync::Arc;
@@ -36,6 +38,7 @@ const _: () = assert!(MAX as usize == BURST_MAX, "the rows have room for a burst
 pub struct DpdkPort {
     id: u16,
     port: u16,
+    card: Card,
     rows: [thymus_row; BURST_MAX],
     scratch: Vec<u8>,
     last: Time,
@@ -51,6 +54,17 @@ fn words(code: i32) -> String {
     // SAFETY: DPDK gives a string of its own that ends in NUL and stays.
     let text = unsafe { CStr::from_ptr(dpdk_sys::rte_strerror(code.abs())) };
     text.to_string_lossy().into_owned()
+}
+
+/// The card behind a port: DPDK's own, or the Linux interface that a virtual device reads.
+fn card_of(device: &str, id: u16) -> Card {
+    if let Some(interface) = device.split(',').find_map(|part| part.strip_prefix("iface=")) {
+        return Card::of(interface);
+    }
+    let mut address = [0; 6];
+    // SAFETY: there is room for the six bytes that are written.
+    let done = unsafe { thymus_port_address(id, address.as_mut_ptr()) };
+    Card { address: (done == 0 && address != [0; 6]).then_some(address), interface: None }
 }
 
 const NO_ROW: thymus_row =
@@ -76,12 +90,18 @@ impl DpdkPort {
         Ok(DpdkPort {
             id,
             port,
+            card: card_of(device, id),
             rows: [NO_ROW; BURST_MAX],
             scratch: Vec::with_capacity(FRAME_MAX),
             last: Time(0),
             clock,
             counters: SourceCounters::default(),
         })
+    }
+
+    /// Its card.
+    pub fn card(&self) -> Card {
+        self.card.clone()
     }
 
     /// Puts frames of several buffers together, one behind the other, before any of them is lent.
@@ -143,6 +163,15 @@ impl PacketSource for DpdkPort {
             self.counters.error.packets = errors;
         }
         self.counters
+    }
+
+    fn link(&mut self) -> Link {
+        // SAFETY: the port is started, and this thread polls it.
+        match unsafe { thymus_port_link(self.id) } {
+            1 => Link::Up,
+            0 => Link::Down,
+            _ => Link::Unknown,
+        }
     }
 }
 
