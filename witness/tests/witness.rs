@@ -208,7 +208,8 @@ fn what_is_declared_is_no_deficit_but_who_drops_most_is_not_relied_on() {
 
 #[test]
 fn the_larger_the_part_that_is_kept_back_the_sooner_it_is_found() {
-    for (percent, within) in [(1u64, None), (2, Some(40)), (3, Some(25)), (5, Some(15)), (10, Some(9)), (100, Some(3))] {
+    for (percent, within) in [(1u64, None), (2, Some(40)), (3, Some(25)), (5, Some(15)), (10, Some(9)), (100, Some(3))]
+    {
         let mut claims = Claims::default();
         [1, 2].iter().for_each(|member| claims.enter(*member, true));
         let left = passed(1_000_000, 300);
