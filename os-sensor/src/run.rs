@@ -389,6 +389,7 @@ impl Agent {
             cpu_percent: self.cost.cpu_percent,
             rss_bytes: self.cost.rss_bytes,
             members_count: u32::try_from(self.select.member().others().count()).unwrap_or(u32::MAX),
+            members_relied: u32::try_from(self.select.member().relied_on()).unwrap_or(u32::MAX),
             members: others.take(MEMBERS_TOLD).collect(),
             shed: self.select.shed_reasons(),
             items,

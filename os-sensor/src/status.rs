@@ -154,10 +154,15 @@ fn shares(state: &AgentState) -> String {
     let shown = state.members.get(..8).unwrap_or(&state.members);
     let numbers = shown.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
     let count = state.members_count;
-    match count.saturating_sub(u32::try_from(shown.len()).unwrap_or_default()) {
-        _ if count == 0 => "with 0 other agents".to_owned(),
+    let words = match count.saturating_sub(u32::try_from(shown.len()).unwrap_or_default()) {
+        _ if count == 0 => return "with 0 other agents".to_owned(),
         0 => format!("with {count} other agents ({numbers})"),
         more => format!("with {count} other agents ({numbers} and {more} more)"),
+    };
+    match state.members_relied {
+        all if all >= count => words,
+        0 => format!("{words}, none of them relied on yet"),
+        some => format!("{words}, {some} of them relied on so far"),
     }
 }
 
@@ -201,10 +206,16 @@ mod tests {
             ..AgentState::default()
         };
         (status.state.members, status.state.members_count) = (vec![2, 3, 4], 3);
+        status.state.members_relied = 2;
         write(dir.path(), &status);
         let (words, flows) = read(dir.path()).unwrap();
         let first = "sends      0.40 Mbit/s to sensor-a (metadata mode), of 41.00 Mbit/s seen; 0.8 % of a core";
-        assert!(flows && words.starts_with(first) && words.contains("with 3 other agents (2, 3, 4)"), "{words}");
+        assert!(
+            flows
+                && words.starts_with(first)
+                && words.contains("with 3 other agents (2, 3, 4), 2 of them relied on so far"),
+            "{words}"
+        );
     }
 
     #[test]

@@ -223,6 +223,8 @@ pub struct AgentState {
     pub rss_bytes: u64,
     /// Members with which it shares out packets.
     pub members_count: u32,
+    /// Those of them that are relied on.
+    pub members_relied: u32,
     /// Some of them, [`MEMBERS_TOLD`] at most.
     pub members: Vec<u32>,
     /// Packets given up, by reason.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use thymus_dissect::Frame;
 use thymus_dissect::decode::Packet;
 use thymus_record::ledger::Count;
-use thymus_record::message::{Members, Passed};
+use thymus_record::message::{Member as Known, Members, Passed};
 
 /// What a member reports.
 #[derive(Clone, Default, PartialEq, Debug)]
@@ -136,6 +136,14 @@ impl Member {
     /// The other members of the group.
     pub fn others(&self) -> impl Iterator<Item = u32> {
         self.roster.members().map(|member| member.id).filter(|id| *id != self.me)
+    }
+
+    /// Other members that are relied on: their claims were checked, or a span sees all that they claim.
+    pub fn relied_on(&self) -> usize {
+        let checked = |member: &&Known| {
+            !member.claims.is_empty() && (!member.provisional || member.covered.len() == member.claims.len())
+        };
+        self.roster.members().filter(|member| member.id != self.me).filter(checked).count()
     }
 
     /// True if a span sees some of our addresses.

@@ -23,8 +23,9 @@ const COMPARED: u64 = SECOND / 2;
 const AHEAD: u64 = SECOND / 5;
 /// Reports in a row that must show a deficit.
 const SHORT_REPORTS: u32 = 3;
-/// After a deficit an address is not covered for so long, twice as long each time.
+/// After a deficit an address is not covered for so long, twice as long each time, until it was covered well once.
 const WAITS: (u64, u64) = (5 * SECOND, 300 * SECOND);
+const COVERED_WELL: u64 = 60 * SECOND;
 /// Reports that are remembered.
 const POINTS_MAX: usize = 32;
 
@@ -200,6 +201,7 @@ pub struct Track {
     waits_until: Time,
     waits: u64,
     is_covered: bool,
+    covered_since: Time,
 }
 
 impl Track {
@@ -215,6 +217,7 @@ impl Track {
             waits_until: Time(0),
             waits: WAITS.0,
             is_covered: false,
+            covered_since: Time(0),
         }
     }
 
@@ -254,6 +257,9 @@ impl Track {
         }
         if self.is_covered && self.short >= SHORT_REPORTS {
             self.is_covered = false;
+            if now.since(self.covered_since) > COVERED_WELL {
+                self.waits = WAITS.0;
+            }
             self.waits_until = now + self.waits;
             self.waits = (self.waits * 2).min(WAITS.1);
         }
@@ -261,6 +267,7 @@ impl Track {
         let (since, before) = self.held.unwrap_or((now, self.own));
         if !self.is_covered && is_fresh && now >= self.waits_until {
             self.is_covered = now.since(since) >= HOLDS_AFTER && before != self.own;
+            self.covered_since = now;
         }
         was != self.is_covered
     }
@@ -311,6 +318,31 @@ mod tests {
         }
         assert!((30..50).contains(&covered_at.unwrap()), "{covered_at:?}");
         assert!((100..110).contains(&void_at.unwrap()), "{void_at:?}");
+    }
+
+    #[test]
+    fn a_span_that_fails_often_is_trusted_later_each_time_and_one_that_fails_rarely_is_not() {
+        for (covered_for, seconds) in [(10, [4..=6, 9..=11, 19..=21]), (90, [4..=6, 4..=6, 4..=6])] {
+            let (mut track, mut step) = (Track::new(Arc::default()), 0);
+            let mut report = |spanned: bool| {
+                step += 1;
+                if spanned {
+                    pass(&track.counts);
+                }
+                track.report(Passed { bytes: 1_000, packets: 0, bare: 2 }, Time(SECOND + step * STEP));
+                track.is_covered()
+            };
+            while !report(true) {}
+            for expected in seconds {
+                (0..covered_for * 10).for_each(|_| assert!(report(true)));
+                while report(false) {}
+                let mut waited = 0;
+                while !report(true) {
+                    waited += 1;
+                }
+                assert!(expected.contains(&(waited / 10)), "{covered_for} s covered: {waited}");
+            }
+        }
     }
 
     #[test]
