@@ -27,8 +27,8 @@ impl Parcel {
     }
 
     /// Takes what is in it; it is empty then.
-    pub(crate) fn take(&mut self) -> Parcel {
-        let empty = Parcel { spares: self.spares.clone(), ..Parcel::default() };
-        std::mem::replace(self, empty)
+    pub(crate) fn take(&mut self) -> (Vec<u8>, Count, Passed) {
+        let Parcel { bytes, frames, passed, .. } = self;
+        (std::mem::take(bytes), std::mem::take(frames), std::mem::take(passed))
     }
 }

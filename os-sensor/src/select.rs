@@ -362,7 +362,7 @@ impl Select {
 
     /// Hands over what is in the parcel.
     pub fn flush(&mut self, send: &mut impl FnMut(Vec<u8>) -> Result<(), Vec<u8>>) {
-        let Parcel { bytes, frames, passed, .. } = self.parcel.take();
+        let (bytes, frames, passed) = self.parcel.take();
         if bytes.is_empty() {
             return;
         }
