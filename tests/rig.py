@@ -26,6 +26,14 @@ def until(seconds, what, probe):
     raise Failed(f"not within {seconds} s: {what}; last seen: {last!r}")
 
 
+def adds_up(ledger):
+    """Fails unless each packet and byte that an agent saw has its fate; what is not sent yet counts as sent."""
+    for what in ("packets", "bytes"):
+        fates = {fate: ledger[fate][what] for fate in ("sent", "left", "filtered", "shed", "metadata")}
+        if sum(fates.values()) != ledger["seen"][what]:
+            raise Failed(f"an agent's ledger does not add up: {ledger['seen'][what]} {what} seen, {fates}")
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
