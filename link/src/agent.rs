@@ -11,19 +11,20 @@
 //! A parcel counts as delivered when the vSensor says so; what a broken connection left undecided is sent again under
 //! its number, and taken once; where the next connection is to another vSensor, by that one.
 //!
-//! While no vSensor is there, parcels wait in memory ([`UNDECIDED_MAX`] + [`WAITING_MAX`] of 64 KiB: 6 MiB), then on
-//! disk, as far as the spool's limit goes; what it does not take goes back to the caller, who counts it. They go on,
+//! While no vSensor is there, parcels wait in memory (6 MiB: see the queue in `outgoing.rs`), then on disk, as far as the spool's limit goes; what it does not take goes back to the caller, who counts it. They go on,
 //! oldest first, at [`LATE_PER_SECOND`] beside what is captured now. Batches of metadata go the same way, and stay in
 //! their spool until the master holds them.
 
 use crate::cure::{with_cure, words_of};
 use crate::dial::{Peers, dial, silence};
 use crate::frame::{FrameReader, Kind, WireFrame};
+use crate::outgoing::Outgoing;
 pub use crate::parcel::{FRAME_HEAD, FrameHead, Spares, put_frame, take_frame};
 use crate::spool::Spool;
+use crate::stop::Stop;
 use crate::tls::{agent_client, peer_as, sensor_name};
 use crate::undelivered::{Late, Parcels, Undelivered, filled};
-use crate::uplink::{UplinkState, stopped};
+use crate::uplink::UplinkState;
 use crate::{Identity, Role};
 use rand::Rng;
 use std::io;
@@ -43,10 +44,6 @@ use tokio_rustls::client::TlsStream;
 
 /// Messages waiting to be told.
 const MESSAGES_MAX: usize = 1_024;
-/// Parcels sent and not yet taken.
-const UNDECIDED_MAX: usize = 32;
-/// Parcels waiting to be sent; at 64 KiB each, a second of 34 Mbit/s.
-const WAITING_MAX: usize = 64;
 /// Parcels off the disk that were sent and not yet taken, and how many are sent in a second: 4 MiB.
 const LATE_MAX: u64 = 16;
 const LATE_PER_SECOND: u32 = 64;
@@ -99,9 +96,9 @@ impl AgentControl {
 /// The running link of an agent.
 pub struct AgentLink {
     thread: Option<JoinHandle<()>>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
     state: Arc<Mutex<UplinkState>>,
-    parcels: mpsc::Sender<Vec<u8>>,
+    outgoing: Arc<Outgoing>,
     control: AgentControl,
     late: Option<Arc<Late>>,
     unwanted: Arc<AtomicU64>,
@@ -111,9 +108,9 @@ pub struct AgentLink {
 impl AgentLink {
     /// Starts the thread.
     pub fn start(parts: AgentLinkParts) -> io::Result<AgentLink> {
-        let (stop, state) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(UplinkState::default())));
+        let (stop, state) = (Arc::<Stop>::default(), Arc::new(Mutex::new(UplinkState::default())));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (parcels, waiting) = mpsc::channel(WAITING_MAX);
+        let outgoing = Arc::<Outgoing>::default();
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let control = AgentControl { messages: sender, state: Arc::clone(&state) };
         let boot: u64 = rand::rng().random();
@@ -135,7 +132,7 @@ impl AgentLink {
             silent: false,
             parts,
             boot,
-            waiting,
+            outgoing: Arc::clone(&outgoing),
             messages,
             left,
             state: Arc::clone(&state),
@@ -147,14 +144,20 @@ impl AgentLink {
             link.keep();
         };
         let thread = std::thread::Builder::new().name("link".to_owned()).spawn(run)?;
-        Ok(AgentLink { thread: Some(thread), stop, state, parcels, control, late, unwanted, peers })
+        Ok(AgentLink { thread: Some(thread), stop, state, outgoing, control, late, unwanted, peers })
     }
 
-    /// Hands a parcel over; gives an empty one back where too many wait in memory and on disk.
+    /// Hands a parcel over; gives an empty one back where too many wait in memory and on disk. It goes with others: after
+    /// the last one call [`AgentLink::go`].
     pub fn send(&self, parcel: Vec<u8>) -> Result<(), Vec<u8>> {
-        let Err(full) = self.parcels.try_send(parcel) else { return Ok(()) };
-        let kept = self.late.as_ref().is_some_and(|late| late.push(full.into_inner()));
+        let Err(parcel) = self.outgoing.push(parcel) else { return Ok(()) };
+        let kept = self.late.as_ref().is_some_and(|late| late.push(parcel));
         if kept { Ok(()) } else { Err(Vec::new()) }
+    }
+
+    /// What was handed over goes.
+    pub fn go(&self) {
+        self.outgoing.go();
     }
 
     /// Tells the vSensor something.
@@ -189,7 +192,7 @@ impl AgentLink {
 
     /// Ends the thread.
     pub fn stop(mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.stop.set();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -208,11 +211,11 @@ struct Running {
     /// It has gone silent.
     silent: bool,
     boot: u64,
-    waiting: mpsc::Receiver<Vec<u8>>,
+    outgoing: Arc<Outgoing>,
     messages: mpsc::Receiver<ToRelay>,
     left: Undelivered,
     state: Arc<Mutex<UplinkState>>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
 }
 
 impl Running {
@@ -226,12 +229,12 @@ impl Running {
 
     async fn keep_connected(&mut self) {
         let mut wait = BACKOFF.0;
-        while !self.stop.load(Ordering::Acquire) {
+        while !self.stop.is_set() {
             (self.served, self.silent) = (false, false);
             let stop = Arc::clone(&self.stop);
             let ended = tokio::select! {
                 ended = self.one_connection() => ended,
-                () = stopped(&stop) => return,
+                () = stop.wait() => return,
             };
             if self.served {
                 wait = BACKOFF.0;
@@ -308,7 +311,7 @@ impl Running {
         let mut has_room = true;
         let mut renewals = interval(RENEW_EVERY);
         loop {
-            self.left.parcels.send(writer).await?;
+            self.left.parcels.send(&self.outgoing, writer).await?;
             while has_room && let Some(batch) = batches.as_ref().and_then(|spool| spool.take_next(BATCHES_MAX)) {
                 for frame in WireFrame::batch(&batch.bytes) {
                     writer.write_all(&frame.encode()).await?;
@@ -316,10 +319,8 @@ impl Running {
             }
             writer.flush().await?;
             let is_late = late.as_ref().is_some_and(|spool| spool.counts().batches > 0);
-            let room = self.left.parcels.undecided.len() < UNDECIDED_MAX;
             tokio::select! {
                 biased;
-                () = stopped(&self.stop) => return Ok(()),
                 message = next(reader, heard) => match message? {
                     None => return Ok(()),
                     Some(ToAgent::Renewed { chain }) => self.renewed(&chain),
@@ -356,9 +357,7 @@ impl Running {
                         writer.write_all(&frame.encode()).await?;
                     }
                 }
-                Some(parcel) = self.waiting.recv(), if room => {
-                    self.left.parcels.add(parcel);
-                }
+                () = self.outgoing.wait(), if self.left.parcels.has_room() => {}
             }
         }
     }
@@ -385,7 +384,7 @@ impl Running {
         undecided.into_iter().for_each(|(_, parcel)| {
             late.push(parcel);
         });
-        while let Ok(parcel) = self.waiting.try_recv() {
+        while let Some(parcel) = self.outgoing.take() {
             late.push(parcel);
         }
     }

@@ -34,6 +34,10 @@ mod parcel;
 mod settle;
 /// Which of several vSensors.
 mod dial;
+/// Told to stop.
+mod stop;
+/// Parcels on their way to the link's thread.
+mod outgoing;
 /// What an agent has not delivered yet.
 mod undelivered;
 /// The vSensor's side of its agents' connections.

@@ -9,7 +9,7 @@ pub const FRAME_HEAD: usize = 17;
 /// Room of a parcel: what it is handed over at, and a frame on top that is larger than most.
 const ROOM: usize = 128 << 10;
 /// Empty parcels kept.
-const SPARES_MAX: usize = 16;
+const SPARES_MAX: usize = 32;
 
 /// Empty parcels that were delivered, with their memory: fresh memory costs more than the copy into it.
 #[derive(Clone, Default, Debug)]

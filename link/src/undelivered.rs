@@ -1,6 +1,7 @@
 //! What an agent has not delivered yet: parcels under way, parcels on its disk, batches that the master does not hold.
 
 use crate::frame::{Kind, WireFrame};
+use crate::outgoing::Outgoing;
 use crate::parcel::Spares;
 use crate::spool::{Pushed, Spool, SpooledBatch};
 use bytes::Buf;
@@ -12,6 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use thymus_record::message::{Held, ToAgent};
 use thymus_record::{BootId, SensorId};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+/// Parcels sent and not yet taken.
+const UNDECIDED_MAX: usize = 48;
 
 /// Parcels on their way: waiting, then sent and undecided.
 #[derive(Default)]
@@ -32,13 +36,20 @@ impl Parcels {
         }
     }
 
-    pub(crate) fn add(&mut self, parcel: Vec<u8>) {
-        self.undecided.push_back((self.next, parcel));
-        self.next += 1;
+    /// True if another one may be sent.
+    pub(crate) fn has_room(&self) -> bool {
+        self.undecided.len() < UNDECIDED_MAX
     }
 
-    /// Sends what was not sent over this connection. Head and parcel go out as they lie, in records of TLS's full length.
-    pub(crate) async fn send(&mut self, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    /// Sends what was not sent over this connection, and what is going out as far as there is room. Head and parcel go as
+    /// they lie, in records of TLS's full length.
+    pub(crate) async fn send(&mut self, outgoing: &Outgoing, writer: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+        while self.has_room()
+            && let Some(parcel) = outgoing.take()
+        {
+            self.undecided.push_back((self.next, parcel));
+            self.next += 1;
+        }
         while let Some((number, parcel)) = self.undecided.get(self.sent) {
             let head = WireFrame::head(Kind::Frames, *number, parcel.len());
             writer.write_all_buf(&mut head.as_slice().chain(parcel.as_slice())).await?;

@@ -58,10 +58,8 @@ impl Gate {
 
     fn look(&mut self) -> Pace {
         self.frames = 0;
-        match cpu_time() {
-            Some(used) if self.throttle.is_set() => self.throttle.look(self.clock.monotonic(), used),
-            _ => Pace::Work,
-        }
+        let used = if self.throttle.is_set() { cpu_time() } else { None };
+        used.map_or(Pace::Work, |used| self.throttle.look(self.clock.monotonic(), used))
     }
 
     /// True if the frame is to be worked on; else it was counted. `in_kernel` where the kernel runs the filter.

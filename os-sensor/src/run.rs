@@ -27,8 +27,10 @@ use thymus_record::owner::Owner;
 use thymus_record::policy::MEMBERS_TOLD;
 use thymus_witness::Report;
 
-/// A parcel that is not full is sent after this long.
-const FLUSH_EVERY: Duration = Duration::from_millis(20);
+/// While nothing is captured, whatever else there is to do waits so long; a new vSensor is spoken to a little later.
+const IDLE: Duration = Duration::from_millis(50);
+/// Between two looks while the cap on CPU allows nothing.
+const REST: Duration = Duration::from_millis(20);
 const ALIVE_EVERY: Duration = Duration::from_millis(100);
 const LEDGER_EVERY: Duration = Duration::from_secs(1);
 const INTERFACES_EVERY: Duration = Duration::from_millis(500);
@@ -128,14 +130,13 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
 impl Agent {
     fn work(mut self, stop: &AtomicBool) {
         let clock = Clock::new();
-        let [mut flush, mut alive, mut ledger, mut interfaces] =
-            [FLUSH_EVERY, ALIVE_EVERY, LEDGER_EVERY, INTERFACES_EVERY].map(Every::new);
+        let [mut alive, mut ledger, mut interfaces] = [ALIVE_EVERY, LEDGER_EVERY, INTERFACES_EVERY].map(Every::new);
         while !stop.load(Ordering::Relaxed) {
             let is_open = self.gate.is_open();
             if is_open {
-                wait(self.rings.values(), FLUSH_EVERY);
+                wait(self.rings.values(), IDLE);
             } else {
-                std::thread::sleep(FLUSH_EVERY);
+                std::thread::sleep(REST);
             }
             self.look_at_peers();
             self.select.turn(Clock::wall(), clock.monotonic(), self.link.is_connected());
@@ -153,9 +154,7 @@ impl Agent {
                 self.heard_at = None;
                 self.members(None);
             }
-            if flush.is_due(now) {
-                self.flush();
-            }
+            self.flush();
             if interfaces.is_due(now) {
                 self.set_own();
                 self.look_at_interfaces();
@@ -230,6 +229,7 @@ impl Agent {
     fn flush(&mut self) {
         let Agent { select, link, .. } = self;
         select.flush(&mut |parcel| link.send(parcel));
+        link.go();
     }
 
     fn hear(&mut self, message: Option<ToAgent>) {

@@ -202,4 +202,5 @@ fn send(agent: &mut Agent, turn: u32) {
         Ok(()) => agent.ledger.sent += count,
         Err(_) => agent.ledger.shed += count,
     }
+    agent.link.go();
 }

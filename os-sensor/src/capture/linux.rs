@@ -20,8 +20,11 @@ const BLOCKS: usize = 64;
 /// A block that is not full is given up after this many milliseconds.
 const RETIRE_MS: u32 = 20;
 
-/// While packets flow the ring is looked at this often, and not for each of its blocks: to wake up costs more than a block.
-const NAP: Duration = Duration::from_millis(10);
+/// While packets flow the ring is not looked at for each of its blocks, as to wake up costs more than a block: the nap in
+/// between is at least and at most so long.
+const NAP: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(25));
+/// Blocks that a nap is to find.
+const FOUND: usize = BLOCKS / 8;
 /// With so many blocks found at once there is no time for a nap.
 const FAST: usize = BLOCKS / 4;
 
@@ -32,8 +35,10 @@ pub struct Ring {
     ring: MmapRaw,
     block: usize,
     is_filtering: bool,
-    /// The last look found some blocks, and far from all.
-    is_flowing: bool,
+    /// How long to nap before the next look; nothing to wait for a block.
+    nap: Option<Duration>,
+    /// A frame with the tag that the kernel took off.
+    tagged: Vec<u8>,
 }
 
 // SAFETY: the socket and its ring belong to this value alone; the kernel does not care which thread uses them.
@@ -102,7 +107,7 @@ impl Ring {
         if unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(Ring { index, socket, ring, block: 0, is_filtering, is_flowing: false })
+        Ok(Ring { index, socket, ring, block: 0, is_filtering, nap: None, tagged: Vec::new() })
     }
 
     /// Replaces the filter, at once for what comes from now on.
@@ -147,10 +152,10 @@ impl Ring {
 
     /// Gives every frame that is there to `each`, and the blocks back to the kernel.
     pub fn drain(&mut self, mut each: impl FnMut(&Frame<'_>)) {
-        self.is_flowing = false;
-        for taken in 0..BLOCKS {
+        let napped = self.nap.take();
+        for found in 0..BLOCKS {
             if self.status().load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
-                self.is_flowing = (1..FAST).contains(&taken);
+                self.nap = next_nap(napped, found);
                 return;
             }
             // SAFETY: the block is ours until its status is given back; its head is within the mapping.
@@ -167,7 +172,7 @@ impl Ring {
         }
     }
 
-    fn lend(&self, head: &libc::tpacket3_hdr, offset: usize, each: &mut impl FnMut(&Frame<'_>)) {
+    fn lend(&mut self, head: &libc::tpacket3_hdr, offset: usize, each: &mut impl FnMut(&Frame<'_>)) {
         // SAFETY: `tp_mac` and `tp_snaplen` are the kernel's, within the block.
         let bytes = unsafe {
             std::slice::from_raw_parts(self.start().add(offset + head.tp_mac as usize), head.tp_snaplen as usize)
@@ -186,12 +191,13 @@ impl Ring {
             return each(&frame(bytes, head.tp_len + 4));
         }
         let (macs, rest) = bytes.split_at(12);
-        let mut tagged = Vec::with_capacity(bytes.len() + 4);
+        let Ring { tagged, .. } = self;
+        tagged.clear();
         tagged.extend_from_slice(macs);
         tagged.extend_from_slice(&protocol.to_be_bytes());
         tagged.extend_from_slice(&u16::try_from(head.hv1.tp_vlan_tci & 0xffff).unwrap_or_default().to_be_bytes());
         tagged.extend_from_slice(rest);
-        each(&frame(&tagged, head.tp_len + 4));
+        each(&frame(tagged, head.tp_len + 4));
     }
 
     /// Packets that the kernel dropped since the call before.
@@ -206,6 +212,17 @@ impl Ring {
     }
 }
 
+/// How long to nap after a look that found so many blocks. From one look to the next it grows to twice as much at most:
+/// what begins may be a flood.
+fn next_nap(napped: Option<Duration>, found: usize) -> Option<Duration> {
+    if found == 0 || found >= FAST {
+        return None;
+    }
+    let Some(napped) = napped else { return Some(NAP.0) };
+    let aim = napped * FOUND as u32 / found as u32;
+    Some(aim.min(2 * napped).clamp(NAP.0, NAP.1))
+}
+
 /// What to do about an error of `open`, after the error's own text.
 pub fn cure(error: &io::Error) -> &'static str {
     if error.raw_os_error() == Some(libc::EPERM) { "; run as root, or give the program CAP_NET_RAW" } else { "" }
@@ -213,8 +230,8 @@ pub fn cure(error: &io::Error) -> &'static str {
 
 /// Waits until one of the rings has something, or, while they have, a little; at most this long.
 pub fn wait<'a>(rings: impl Iterator<Item = &'a Ring> + Clone, at_most: Duration) {
-    if rings.clone().any(|ring| ring.is_flowing) {
-        return std::thread::sleep(NAP.min(at_most));
+    if let Some(nap) = rings.clone().filter_map(|ring| ring.nap).min() {
+        return std::thread::sleep(nap.min(at_most));
     }
     let poll = |ring: &Ring| libc::pollfd { fd: ring.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     let mut fds: Vec<libc::pollfd> = rings.clone().map(poll).collect();
@@ -224,5 +241,31 @@ pub fn wait<'a>(rings: impl Iterator<Item = &'a Ring> + Clone, at_most: Duration
     unsafe { libc::poll(fds.as_mut_ptr(), count, milliseconds) };
     for (ring, _) in rings.zip(&fds).filter(|(_, fd)| fd.revents & libc::POLLERR != 0) {
         ring.clear_error();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nap_finds_an_eighth_of_the_ring_and_a_flood_ends_it() {
+        // Blocks a second; a nap that is over finds what came meanwhile.
+        let settled = |blocks: usize| {
+            let mut nap = None;
+            for _ in 0..20 {
+                let slept = nap.unwrap_or(NAP.0);
+                nap = next_nap(nap, (blocks * slept.as_millis() as usize).div_ceil(1_000));
+            }
+            nap
+        };
+        assert_eq!(settled(1), Some(NAP.1), "a trickle, and 100 Mbit/s");
+        assert_eq!(settled(100), Some(NAP.1));
+        assert!(settled(800).is_some_and(|nap| nap > NAP.0 && nap < Duration::from_millis(12)), "{:?}", settled(800));
+        assert_eq!(settled(10_000), None, "10 Gbit/s");
+        let mut naps = vec![next_nap(None, 1)];
+        (0..3).for_each(|_| naps.extend([next_nap(naps[naps.len() - 1], 1)]));
+        assert_eq!(naps.iter().flatten().map(Duration::as_millis).collect::<Vec<_>>(), [5, 10, 20, 25]);
+        assert_eq!(next_nap(Some(NAP.1), 0), None, "nothing flows");
     }
 }
