@@ -50,6 +50,8 @@ pub struct Select {
     /// What is added to our time to get the vSensor's.
     offset: i64,
     turned: (Time, Duration),
+    /// A vSensor served us then.
+    was_connected: bool,
     /// While we were stopped others took over.
     stalled: Option<(Time, Time)>,
     /// Bytes that may still be sent within the limit of the policy.
@@ -78,6 +80,7 @@ impl Select {
             steady: Steady::default(),
             offset: 0,
             turned: (Time(0), Duration::ZERO),
+            was_connected: false,
             stalled: None,
             allowed: 0.0,
             refilled: Time(0),
@@ -122,10 +125,11 @@ impl Select {
     pub fn turn(&mut self, wall: Time, monotonic: Duration, is_connected: bool) {
         self.steady.look(wall, monotonic);
         let now = self.steady.apply(wall);
-        if is_connected && monotonic.saturating_sub(self.turned.1) > STALL && self.turned.0 != Time(0) {
+        // That the connection is gone may be known here before the stop is: what counts is that others saw us on it.
+        if self.was_connected && monotonic.saturating_sub(self.turned.1) > STALL {
             self.stalled = Some((self.turned.0, now));
         }
-        self.turned = (now, monotonic);
+        (self.turned, self.was_connected) = ((now, monotonic), is_connected);
         self.metering.turn(now, self.offset);
     }
 

@@ -75,8 +75,12 @@ impl Rig {
     }
 
     fn pass(&mut self, milliseconds: u64) {
+        self.pass_connected(milliseconds, true);
+    }
+
+    fn pass_connected(&mut self, milliseconds: u64, is_connected: bool) {
         self.now += milliseconds * 1_000_000;
-        self.select.turn(Time(START + self.now), Duration::from_nanos(self.now), true);
+        self.select.turn(Time(START + self.now), Duration::from_nanos(self.now), is_connected);
     }
 
     fn feed(&mut self, bytes: &[u8]) {
@@ -247,24 +251,39 @@ fn the_head_of_each_flow_is_whole_and_of_the_rest_only_heads_are_sent() {
     assert_eq!(rig.select.ledger().cut_bytes, 9 * 200);
 }
 
-#[test]
-fn after_a_stop_what_another_member_has_taken_over_is_left_to_it() {
+/// Agent 1, stopped for eleven seconds on a connection or without one, then finds it there or gone.
+fn stop(before: bool, after: bool) -> Rig {
     let mut rig = Rig::new();
     rig.members(&group(&[1, 2], Vec::new()));
-    rig.pass(100);
+    rig.pass_connected(100, before);
     let asleep = rig.now + 1;
-    rig.pass(11_000);
+    rig.pass_connected(11_000, after);
     for port in 0..40 {
         rig.feed_at(&datagram(1, 2, port, 100), asleep + u64::from(port) * SECOND / 4);
         rig.feed_at(&datagram(1, 9, port, 100), asleep + u64::from(port) * SECOND / 4);
     }
-    let stopped = rig.select.ledger();
-    assert_eq!((stopped.left.packets, stopped.seen.packets), (40, 80), "what we alone saw is still sent");
-    rig.pass(20);
-    (0..40).for_each(|port| rig.feed(&datagram(1, 2, port, 100)));
+    rig
+}
+
+#[test]
+fn after_a_stop_what_another_member_has_taken_over_is_left_to_it() {
+    for is_still_connected in [true, false] {
+        let mut rig = stop(true, is_still_connected);
+        let stopped = rig.select.ledger();
+        assert_eq!((stopped.left.packets, stopped.seen.packets), (40, 80), "what we alone saw is still sent");
+        rig.pass(20);
+        (0..40).for_each(|port| rig.feed(&datagram(1, 2, port, 100)));
+        rig.end();
+        let ledger = rig.select.ledger();
+        assert!(ledger.imbalance().is_none() && ledger.left.packets < 80, "{ledger:?}");
+    }
+}
+
+#[test]
+fn after_a_stop_without_a_vsensor_nobody_has_taken_over() {
+    let mut rig = stop(false, true);
     rig.end();
-    let ledger = rig.select.ledger();
-    assert!(ledger.imbalance().is_none() && ledger.left.packets < 80, "{ledger:?}");
+    assert!(rig.select.ledger().left.packets < 40, "{:?}", rig.select.ledger());
 }
 
 #[test]
