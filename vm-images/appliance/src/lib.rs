@@ -8,3 +8,4 @@ pub mod source;
 pub mod setting;
 pub mod settings;
 pub mod plan;
+pub mod cards;

@@ -1,9 +1,10 @@
-//! `thymus-settings`: reads what the appliance was given, changes a setting, divides the machine.
+//! `thymus-settings`: reads what the appliance was given, changes a setting, divides the machine, looks at its cards.
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use thymus_appliance::backdoor::Backdoor;
+use thymus_appliance::cards;
 use thymus_appliance::guestinfo::info_get;
 use thymus_appliance::plan::{Machine, Role, divide};
 use thymus_appliance::settings::Settings;
@@ -45,6 +46,15 @@ enum Verb {
         /// Its value.
         value: String,
     },
+    /// Name the network cards that are not captured from, and why, a line each on stdout.
+    Cards {
+        /// Where the kernel shows them.
+        #[arg(long, default_value = "/sys")]
+        sys: PathBuf,
+        /// Ports made at the start, as in a configuration.
+        #[arg(long, default_value = "/run/thymus/ports")]
+        taken: PathBuf,
+    },
     /// Divide the machine; assignments for a shell on stdout, what does not fit on stderr.
     Plan {
         /// What runs on it.
@@ -85,6 +95,14 @@ fn main() -> ExitCode {
         Verb::Set { key, value } => settings
             .set(&key, value.trim())
             .and_then(|()| settings.save().map_err(|error| format!("it cannot be kept: {error}"))),
+        Verb::Cards { sys, taken } => {
+            let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+            let taken = cards::configured(&format!("[capture]\nports = [{}]\n", text(&taken).trim()));
+            let named = cards::configured(&text(&line.folder.join("sensor.toml")));
+            let said = cards::judge(&cards::found(&sys), &taken.unwrap_or_default(), &named.unwrap_or_default());
+            said.iter().for_each(|sentence| println!("{sentence}"));
+            Ok(())
+        }
         Verb::Plan { role, cpus, memory_mib, disk_gib } => {
             let role = match role {
                 RoleName::Sensor => Role::Sensor,
