@@ -29,7 +29,7 @@ class Appliance:
 
     def __init__(self, rig, name, image, size):
         self.rig, self.name, self.ssh, self.disk = rig, name, free_port(), rig.room / f"{name}.qcow2"
-        self.wire_at, self.line_at = rig.room / f"{name}.wire", rig.room / f"{name}.line"
+        self.wire_at, self.line_at, self.monitor_at = (rig.room / f"{name}.{what}" for what in ("wire", "line", "monitor"))
         self.seen, self.line, self.wire = "", None, None
         rig.machines.append(self)
         form = "vmdk" if str(image).endswith("vmdk") else "qcow2"
@@ -38,8 +38,8 @@ class Appliance:
     def grow(self, size):
         subprocess.run(["qemu-img", "resize", "-q", self.disk, size], check=True)
 
-    def boot(self, disk, card, uefi=False, forward=None, extra=()):
-        for path in (self.wire_at, self.line_at):
+    def boot(self, disk, card, uefi=False, forward=None, span=True, extra=()):
+        for path in (self.wire_at, self.line_at, self.monitor_at):
             path.unlink(missing_ok=True)
         ports = f"hostfwd=tcp:127.0.0.1:{self.ssh}-:22" + (f",hostfwd=tcp:127.0.0.1:{forward}-:443" if forward else "")
         self.began = time.monotonic()
@@ -49,8 +49,9 @@ class Appliance:
             "-drive", f"file={self.disk},if=none,id=d", *DISKS[disk],
             "-chardev", f"socket,id=line,server=on,wait=off,path={self.line_at}", "-serial", "chardev:line",
             "-netdev", f"user,id=m,{ports}", "-device", f"{card},netdev=m,romfile=,addr=5",
-            "-netdev", f"stream,id=s,server=on,addr.type=unix,addr.path={self.wire_at}", "-device", f"{card},netdev=s,romfile=,addr=6", *extra)
-        until(20, f"{self.name} has its wire and its line", lambda: self.wire_at.exists() and self.line_at.exists())
+            "-netdev", f"stream,id=s,server=on,addr.type=unix,addr.path={self.wire_at}", *(["-device", f"{card},netdev=s,romfile=,addr=6"] if span else []),
+            "-monitor", f"unix:{self.monitor_at},server=on,wait=off", *extra)
+        until(20, f"{self.name} has its wire and its line", lambda: self.wire_at.exists() and self.line_at.exists() and self.monitor_at.exists())
         self.wire, self.line = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
         self.wire.connect(str(self.wire_at))
         self.line.connect(str(self.line_at))
@@ -62,6 +63,21 @@ class Appliance:
                 self.seen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", data.decode(errors="replace")).replace("\r", "")
         except OSError:
             pass
+
+    def monitor(self, command):
+        """A command to QEMU, as a hand at the machine: a cable, a card."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(30)
+            line.connect(str(self.monitor_at))
+            said = b""
+            for words in ("", command + "\n"):
+                line.sendall(words.encode())
+                at = len(said)
+                while not said[at:].endswith(b"(qemu) "):
+                    said += line.recv(4096)
+        said = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said[at:].decode(errors="replace")).splitlines()[1:-1]
+        if said:
+            raise Failed(f"{self.name}: QEMU says to '{command}': {said}")
 
     def look(self):
         """A fresh screen of the console."""
