@@ -166,12 +166,13 @@ fn list(master: &Master) -> Result<String, String> {
             _ if entry.revoked => "revoked".to_owned(),
             None => "away".to_owned(),
             Some((sensor, health)) => format!(
-                "through {}: {:.2} Mbit/s sent of {:.2} seen, {:.1} % of a core, shares with {}",
+                "through {}: {:.2} Mbit/s sent of {:.2} seen, {:.1} % of a core, shares with {}, {} of them relied on",
                 master.sensor_name(*sensor),
                 health.state.sent_mbps,
                 health.state.seen_mbps,
                 health.state.cpu_percent,
-                health.state.members_count
+                health.state.members_count,
+                health.state.members_relied
             ),
         };
         let (policy, from) = policies.resolve(entry.id, &entry.group);

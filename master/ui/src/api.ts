@@ -31,7 +31,7 @@ export interface Agent {
   agent: {
     address: string; interfaces: string[]; items: string[];
     ledger: { seen: Count; sent: Count; left: Count; filtered: Count; shed: Count; metadata: Count };
-    state: { mode: string; sent_mbps: number; seen_mbps: number; cpu_percent: number; rss_bytes: number; members: number[]; members_count: number; items: string[] };
+    state: { mode: string; sent_mbps: number; seen_mbps: number; cpu_percent: number; rss_bytes: number; members: number[]; members_count: number; members_relied: number; items: string[] };
   } | null;
 }
 export interface Device {
