@@ -3,11 +3,13 @@
 //! that a conversation seen by two sensors counts once.
 //!
 //! Frames from an OS-sensor that owns neither of their ends may be forged: rows of such alone teach nothing, and of a
-//! flow that has some of them the volumes count by the share of the others.
+//! flow that has some of them the volumes count by the share of the others. A row that is
+//! the outer view of a conversation which its host translates teaches nothing either; where only that host saw it, the
+//! inner view's row counts for that host, which is known to own its outer address.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use thymus_record::table::{DnsRow, FlowKind, FlowRow, HostRow};
 use thymus_record::{Address, Mac, NetworkPath, Record, Scope, Time};
 use thymus_store::IngestedBatch;
@@ -125,13 +127,17 @@ impl Entities {
         sensor: &str,
         changed: &mut BTreeSet<String>,
     ) {
-        let of_frames = share(row.frames.saturating_sub(row.unverified), row.frames);
-        if row.unverified > 0 && row.unverified >= row.frames {
+        let is_foreign = row.unverified > 0 && row.unverified >= row.frames;
+        let outer = row.translated.as_deref().filter(|_| is_foreign).and_then(outer_ends);
+        if (is_foreign && outer.is_none()) || row.view_of.is_some() {
             return;
         }
+        let counted = if outer.is_some() { row.frames } else { row.frames.saturating_sub(row.unverified) };
+        let of_frames = share(counted, row.frames);
+        let (orig_h, resp_h) = outer.unwrap_or((row.orig_h, row.resp_h));
         let ends = [
-            (row.orig_h, row.resp_h, row.orig_ip_bytes, row.resp_ip_bytes, row.orig_pkts, true),
-            (row.resp_h, row.orig_h, row.resp_ip_bytes, row.orig_ip_bytes, row.resp_pkts, false),
+            (orig_h, resp_h, row.orig_ip_bytes, row.resp_ip_bytes, row.orig_pkts, true),
+            (resp_h, orig_h, row.resp_ip_bytes, row.orig_ip_bytes, row.resp_pkts, false),
         ];
         for (own, other, sent, got, pkts, originates) in ends {
             // A network without private addresses still has devices: those that begin conversations with the outside.
@@ -292,6 +298,13 @@ impl Entities {
     }
 }
 
+/// The ends of a conversation as it looked outside of the host that translated it.
+fn outer_ends(text: &str) -> Option<(Address, Address)> {
+    let (from, to) = text.split_once(" > ")?;
+    let end = |end: &str| end.parse::<SocketAddr>().ok().map(|end| Address::from(end.ip()));
+    end(from).zip(end(to))
+}
+
 /// The part of bytes that belongs to `some` of `all` frames.
 fn share(some: u64, all: u64) -> impl Fn(u64) -> u64 {
     move |bytes| match u128::from(bytes) * u128::from(some) / u128::from(all.max(1)) {
@@ -418,6 +431,25 @@ mod tests {
         let device = entities.at("n", "10.0.0.1").unwrap();
         assert_eq!(device.sent_bytes, whole + (1 << 38));
         assert_eq!(device.names, ["bank.example"], "an answer that was seen on its way names");
+    }
+
+    #[test]
+    fn a_translated_conversation_counts_once_for_whoever_is_known_to_take_part() {
+        let row = |orig: &str, frames: u64, unverified: u64| {
+            let Record::Flow(row) = flow(orig, "203.0.113.5") else { unreachable!("a flow") };
+            FlowRow { frames, unverified, ..row }
+        };
+        let told = || Some("192.168.7.1:61000 > 203.0.113.5:80".into());
+        let outer = FlowRow { view_of: Some("10.0.0.5:4000 > 203.0.113.5:80".into()), ..row("192.168.7.1", 3, 0) };
+        // The router alone saw it, in both views; then the client's own agent tells of the inner one.
+        for (inner, who) in [(row("10.0.0.5", 3, 3), "192.168.7.1"), (row("10.0.0.5", 3, 0), "10.0.0.5")] {
+            let mut entities = Entities::default();
+            let inner = FlowRow { translated: told(), ..inner };
+            take(&mut entities, "n", vec![outer.clone().into(), inner.into()]);
+            let devices = entities.list(&Scope::All, "");
+            let counted: Vec<_> = devices.iter().map(|device| (device.sent_bytes, device.flows)).collect();
+            assert_eq!((counted, entities.at("n", who).is_some()), (vec![(100, 1)], true), "{who}");
+        }
     }
 
     #[test]

@@ -29,6 +29,8 @@ pub mod waiting;
 mod every;
 /// Frames put together.
 mod parcel;
+/// Two views of one packet.
+pub mod views;
 /// What is sent, and what is left to others.
 pub mod select;
 /// What it takes, sends and costs.

@@ -1,5 +1,8 @@
 //! `run`: capture, select, send, until SIGTERM.
 
+/// What it shows of itself.
+mod shown;
+
 use crate::capture::{Ring, cure, name_now, wait};
 use crate::clock::Clock;
 use crate::cost::{Capped, Cost, Meter};
@@ -9,8 +12,9 @@ use crate::interfaces::chosen;
 use crate::meter::MeterParts;
 use crate::owners::Owners;
 use crate::select::Select;
-use crate::status::{Status, load_policy, save_policy, write};
+use crate::status::{load_policy, save_policy, write};
 use crate::system::host_name;
+use crate::views::Card;
 use crate::waiting::Waiting;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,9 +26,8 @@ use std::time::Duration;
 use thymus_forward::SharedOwners;
 use thymus_link::Identity;
 use thymus_link::agent::{AgentLink, AgentLinkParts};
-use thymus_record::message::{AgentInterface, AgentState, Members, Policy, ToAgent, ToRelay};
+use thymus_record::message::{AgentInterface, Members, Policy, ToAgent, ToRelay};
 use thymus_record::owner::Owner;
-use thymus_record::policy::MEMBERS_TOLD;
 use thymus_witness::Report;
 
 /// While nothing is captured, whatever else there is to do waits so long; a new vSensor is spoken to a little later.
@@ -50,6 +53,8 @@ struct Agent {
     gate: Gate,
     select: Select,
     owners: Option<Owners>,
+    /// What is told of flows beside their packets, for rows that are made here.
+    book: SharedOwners,
     policy: Policy,
     interfaces: Vec<AgentInterface>,
     rings: BTreeMap<String, Ring>,
@@ -103,6 +108,7 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
         gate,
         select,
         owners: None,
+        book: book.clone(),
         policy,
         interfaces: Vec::new(),
         rings: BTreeMap::new(),
@@ -165,6 +171,7 @@ impl Agent {
                     self.select.note_link(self.link.unwanted_rows(), self.waiting.bytes());
                     self.take_stock(now);
                 }
+                self.tell_views();
                 let (Report { left, own }, dropped) = self.select.take_reports();
                 let (metered, time) = (self.select.take_metered(), Some(self.select.time(Clock::wall())));
                 let ledger = told.then(|| Box::new(self.select.ledger()));
@@ -213,11 +220,21 @@ impl Agent {
         }
     }
 
+    /// Conversations that this host translates; rows that are made here are marked here.
+    fn tell_views(&mut self) {
+        let views = self.select.views().take_told();
+        if !views.is_empty() {
+            views.iter().for_each(|view| self.book.add_view(&self.identity.group, None, view));
+            self.link.tell(ToRelay::Views { views });
+        }
+    }
+
     fn drain(&mut self) {
         let Agent { rings, gate, select, link, .. } = self;
         let mut send = |parcel| link.send(parcel);
-        for ring in rings.values_mut() {
+        for (card, ring) in rings.values_mut().enumerate() {
             let in_kernel = ring.is_filtering();
+            select.views().look_at(card);
             ring.drain(|frame| {
                 if gate.admits(frame, in_kernel, select) {
                     select.take(frame, &mut send);
@@ -322,6 +339,7 @@ impl Agent {
                 }
             }
         }
+        self.select.views().set_cards(self.rings.keys().map(|name| card_of(&now, name)).collect());
         if let Some(owners) = &self.owners {
             owners.set_local(if_addrs::get_if_addrs().unwrap_or_default().iter().map(if_addrs::Interface::ip));
         }
@@ -335,7 +353,8 @@ impl Agent {
     /// are told.
     fn keep_rings(&mut self, now: &[AgentInterface]) {
         let Agent { rings, gate, select, link, .. } = self;
-        for (name, mut ring) in std::mem::take(rings) {
+        for (card, (name, mut ring)) in std::mem::take(rings).into_iter().enumerate() {
+            select.views().look_at(card);
             match name_now(&ring, &name).filter(|name| now.iter().any(|each| each.name == *name)) {
                 Some(name) => drop(rings.insert(name, ring)),
                 None => {
@@ -351,48 +370,11 @@ impl Agent {
             }
         }
     }
+}
 
-    fn status(&self) -> Status {
-        let link = self.link.state();
-        Status {
-            connected: link.connected,
-            link: link.words,
-            vsensor: self.vsensor.clone(),
-            id: self.identity.sensor.0,
-            group: self.identity.group.clone(),
-            interfaces: self.interfaces.clone(),
-            epoch: self.select.member().epoch(),
-            covered: self.select.member().is_covered(),
-            ledger: self.select.ledger(),
-            state: self.state_now(),
-            policy: Policy { program: Vec::new(), ..self.policy.clone() },
-            owners: self.owners.as_ref().map(Owners::words).unwrap_or_default(),
-            taken: Clock::wall(),
-            pid: std::process::id(),
-        }
-    }
-
-    fn state_now(&self) -> AgentState {
-        let mut items = self.items.concat();
-        items.extend(self.waiting.items().into_iter().chain(self.select.trouble()));
-        let Policy { cpu_percent_max, mbps_max, .. } = self.policy;
-        let others = self.select.member().others();
-        items.extend(self.capped.items(&self.policy));
-        AgentState {
-            mode: self.policy.mode,
-            filter: self.policy.filter.clone(),
-            snaplen: self.policy.snaplen,
-            cpu_percent_max,
-            mbps_max,
-            seen_mbps: self.cost.seen_mbps,
-            sent_mbps: self.cost.sent_mbps,
-            cpu_percent: self.cost.cpu_percent,
-            rss_bytes: self.cost.rss_bytes,
-            members_count: u32::try_from(self.select.member().others().count()).unwrap_or(u32::MAX),
-            members_relied: u32::try_from(self.select.member().relied_on()).unwrap_or(u32::MAX),
-            members: others.take(MEMBERS_TOLD).collect(),
-            shed: self.select.shed_reasons(),
-            items,
-        }
-    }
+/// An interface as the views of packets know it.
+fn card_of(interfaces: &[AgentInterface], name: &str) -> Card {
+    let found = interfaces.iter().find(|each| each.name == name);
+    let addresses = found.iter().flat_map(|each| &each.addresses).filter_map(|text| text.parse().ok()).collect();
+    Card { mac: found.and_then(|each| each.mac.parse().ok()), addresses }
 }

@@ -7,6 +7,7 @@ use crate::metering::Metering;
 use crate::owners::Watch;
 use crate::parcel::Parcel;
 use crate::steady::Steady;
+use crate::views::Views;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub struct Select {
     policy: Policy,
     /// Sees which flows begin.
     watch: Option<Watch>,
+    /// Packets that pass this host.
+    views: Views,
     parcel: Parcel,
     ledger: AgentLedger,
     reasons: ShedReasons,
@@ -68,6 +71,7 @@ impl Select {
             own: Vec::new(),
             policy: Policy::default(),
             watch: None,
+            views: Views::new(rand::random()),
             parcel: Parcel::default(),
             ledger: AgentLedger::default(),
             reasons: ShedReasons::default(),
@@ -159,8 +163,14 @@ impl Select {
         self.watch = Some(watch);
     }
 
+    /// Which interfaces are captured, and how packets pass between them.
+    pub fn views(&mut self) -> &mut Views {
+        &mut self.views
+    }
+
     /// Flows that go on are new again: a vSensor that has not heard of them listens.
     pub fn forget_flows(&mut self) {
+        self.views.forget();
         if let Some(watch) = &mut self.watch {
             watch.forget();
         }
@@ -232,9 +242,12 @@ impl Select {
             watch.note(&packet, ends, frame.time);
         }
         let look = self.member.take(&packet, frame);
+        let is_second = self.views.is_second(&packet, frame);
         match look.choice {
             Choice::Leave(_) => self.ledger.left.add(u64::from(frame.wire_len)),
             _ if self.was_taken_over(&look, frame.time) => self.ledger.left.add(u64::from(frame.wire_len)),
+            // What others leave to us we send, in whichever view.
+            _ if is_second && look.second.is_none() => self.ledger.left.add(u64::from(frame.wire_len)),
             choice => {
                 let passed = passed_of(&packet);
                 self.note_metered(&look, passed);

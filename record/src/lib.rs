@@ -28,6 +28,8 @@ pub mod query;
 pub mod policy;
 /// Who holds the ends of a connection, as their hosts tell it.
 pub mod owner;
+/// Two views of one conversation.
+pub mod view;
 /// Who of a group's agents is there.
 pub mod members;
 /// Messages of the link between sensor and master.

@@ -124,3 +124,15 @@ pub struct Home {
     /// Numbers of its agents.
     pub agents: Vec<u32>,
 }
+
+/// An agent's network interface.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AgentInterface {
+    /// Name.
+    pub name: String,
+    /// Addresses on it, as text.
+    pub addresses: Vec<String>,
+    /// Its Ethernet address, as text; empty where it has none.
+    pub mac: String,
+}

@@ -3,7 +3,7 @@
 
 pub use crate::ledger::AgentLedger;
 use crate::ledger::Ledger;
-pub use crate::members::{AgentEvent, Home, Member, Members, Passed, Shared};
+pub use crate::members::{AgentEvent, AgentInterface, Home, Member, Members, Passed, Shared};
 pub use crate::policy::{AgentOrders, AgentState, Instruction, Mode, Policy, ShedReasons};
 use crate::query::{PcapQuery, QueryReport};
 use crate::{BootId, SensorId, Time};
@@ -104,18 +104,6 @@ pub struct AgentHealth {
     pub state: AgentState,
 }
 
-/// An agent's network interface.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AgentInterface {
-    /// Name.
-    pub name: String,
-    /// Addresses on it, as text.
-    pub addresses: Vec<String>,
-    /// Its Ethernet address, as text; empty where it has none.
-    pub mac: String,
-}
-
 /// Agent to vSensor; frames travel beside as bytes.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -165,6 +153,11 @@ pub enum ToRelay {
     Owners {
         /// A few of them.
         owners: Vec<crate::owner::Owner>,
+    },
+    /// Conversations that it translates between two of its interfaces, as soon as that shows.
+    Views {
+        /// A few of them.
+        views: Vec<crate::view::View>,
     },
     /// A message of a newer agent.
     #[serde(other)]

@@ -19,9 +19,9 @@ const OWNERS_MAX: usize = 64 << 10;
 /// Network roots kept apart; the owners of further ones are not kept.
 const ROOTS_MAX: usize = 1_024;
 /// An owner looked up so long before its flow began is that of an earlier flow with the same ports.
-const BEFORE_MAX: u64 = 5 * SECOND;
+pub(crate) const BEFORE_MAX: u64 = 5 * SECOND;
 /// An owner looked up so long after the row's last packet is that of a later flow.
-const AFTER_MAX: u64 = 30 * SECOND;
+pub(crate) const AFTER_MAX: u64 = 30 * SECOND;
 
 /// Why something about an owner is not known. The words are the value of a flow's `unnamed` column.
 pub mod why {

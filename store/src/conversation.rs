@@ -51,6 +51,8 @@ pub(crate) struct Sighting {
     pub(crate) is_flow: bool,
     /// Its sensor gives the flow to another one.
     pub(crate) handed_over: bool,
+    /// It is a second view of another conversation, as its host translated it: it counts nowhere.
+    pub(crate) is_view: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +65,7 @@ struct Conversation {
     primary: SensorId,
     primary_until: Time,
     handed_over: bool,
+    is_view: bool,
 }
 
 /// The conversations of late.
@@ -87,7 +90,7 @@ impl Conversations {
             let known = self.old.remove(&key).unwrap_or_default();
             self.young.insert(key.clone(), known);
         }
-        let Some(known) = self.young.get_mut(&key) else { return Mark { primary: true, joined: None } };
+        let Some(known) = self.young.get_mut(&key) else { return Mark { primary: !row.is_view, joined: None } };
         let sensor = row.uid.sensor;
         let found = known.iter_mut().rev().find(|each| {
             let overlaps = row.start.0 <= each.until.0.saturating_add(CLOCKS_APART)
@@ -98,16 +101,17 @@ impl Conversations {
             if known.len() >= PER_KEY {
                 known.remove(0);
             }
-            let Sighting { uid, start, until, handed_over, .. } = row;
-            known.push(Conversation { uid, start, until, primary: sensor, primary_until: until, handed_over });
-            return Mark { primary: true, joined: None };
+            let Sighting { uid, start, until, handed_over, is_view, .. } = row;
+            known.push(Conversation { uid, start, until, primary: sensor, primary_until: until, handed_over, is_view });
+            return Mark { primary: !is_view, joined: None };
         };
         let is_silent = row.until.since(conversation.primary_until) > SILENCE;
         if conversation.primary != sensor && (is_silent || conversation.handed_over) {
             conversation.primary = sensor;
             conversation.handed_over = false;
         }
-        let primary = conversation.primary == sensor || goes_on(conversation, &row);
+        conversation.is_view |= row.is_view;
+        let primary = !conversation.is_view && (conversation.primary == sensor || goes_on(conversation, &row));
         if conversation.primary == sensor {
             conversation.handed_over |= row.handed_over;
             conversation.primary_until = conversation.primary_until.max(row.until);
@@ -137,7 +141,14 @@ mod tests {
 
     fn row(sensor: u32, sequence: u64, start: u64, until: u64) -> Sighting {
         let uid = FlowUid { sensor: SensorId(sensor), boot: BootId(1), shard: 0, sequence };
-        Sighting { uid, start: Time(start * SECOND), until: Time(until * SECOND), is_flow: true, handed_over: false }
+        Sighting {
+            uid,
+            start: Time(start * SECOND),
+            until: Time(until * SECOND),
+            is_flow: true,
+            handed_over: false,
+            is_view: false,
+        }
     }
 
     #[test]
@@ -191,6 +202,16 @@ mod tests {
         all.mark(key(false), row(1, 5, 100, 110));
         assert_eq!(all.mark(key(false), row(2, 9, 113, 120)).joined, None);
         assert_eq!(all.mark(key(false), row(1, 6, 105, 110)).joined.map(|joined| joined.1), None);
+    }
+
+    #[test]
+    fn a_second_view_of_another_conversation_counts_nowhere_whoever_saw_it_too() {
+        let mut all = Conversations::new(100);
+        let view = |row| Sighting { is_view: true, ..row };
+        assert_eq!(all.mark(key(false), view(row(1, 5, 100, 110))), Mark { primary: false, joined: None });
+        assert!(!all.mark(key(false), row(1, 5, 100, 120)).primary, "a later row of the same flow");
+        assert!(!all.mark(key(true), row(2, 9, 101, 110)).primary, "and who saw it too");
+        assert!(all.mark(key(false), row(1, 6, 200, 210)).primary, "the same ports later are another conversation");
     }
 
     #[test]

@@ -318,6 +318,7 @@ fn sighting(record: &Record, network: Arc<str>, sensor: SensorId, boot: BootId) 
     let uid = FlowUid { sensor, boot, shard, sequence };
     let handed_over = matches!(record, Record::Flow(row) if row.reason == EndReason::Handover);
     let is_flow = matches!(record, Record::Flow(_));
-    let sighting = Sighting { uid, start, until: record.time(), is_flow, handed_over };
+    let is_view = matches!(record, Record::Flow(row) if row.view_of.is_some());
+    let sighting = Sighting { uid, start, until: record.time(), is_flow, handed_over, is_view };
     Some((Key::new(network, (orig_h, orig_p), (resp_h, resp_p), proto), sighting))
 }

@@ -76,7 +76,9 @@ impl Folded {
         } else {
             self.keep_owners(|place| owned(row.cell(place)), layout);
         }
-        if row.cell(layout.primary()) != Value::Flag(true) {
+        // A second view of another conversation counts in no volume, and shows its own counts all the same.
+        let is_view = || layout.place("view_of").is_some_and(|place| row.cell(place) != Value::Null);
+        if row.cell(layout.primary()) != Value::Flag(true) && !(is_first_flow && is_view()) {
             return;
         }
         self.until = self.until.max(row.unsigned(layout.until));

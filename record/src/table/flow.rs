@@ -135,6 +135,10 @@ table! {
         32 agent: Option<u32> = "agent",
         /// Frames of this span that came from an OS-sensor which owns neither end: forged, or forwarded by its host.
         33 unverified: u64 = "unverified_frames",
+        /// The same conversation as its translating host saw it inside: this row is that host's outer view, and counts nowhere.
+        34 view_of: Option<Box<str>> = "view_of",
+        /// How the conversation looked outside of the host that translated it.
+        35 translated: Option<Box<str>> = "translated",
         /// User at the originator's end, by name, or by number where it has none.
         40 orig_user: Option<Box<str>> = "orig_user",
         /// Number of the user at the originator's end.
@@ -207,6 +211,8 @@ impl FlowRow {
         self.frames += later.frames;
         self.cut_bytes += later.cut_bytes;
         self.unverified += later.unverified;
+        self.view_of = later.view_of.clone().or(self.view_of.take());
+        self.translated = later.translated.clone().or(self.translated.take());
         self.until = self.until.max(later.until);
         for of_originator in [true, false] {
             if let Some(who) = later.owner(of_originator) {

@@ -7,7 +7,10 @@ use crate::filter::compile;
 use std::sync::Arc;
 use thymus_record::message::{AgentState, ToAgent, ToMaster, ToSensor};
 use thymus_record::policy::MEMBERS_TOLD;
+use thymus_record::view::View;
 
+/// Views taken of one message.
+const VIEWS_MAX: usize = 256;
 /// Sentences that one agent may tell.
 const ITEMS_MAX: usize = 16;
 /// Ticks between two requests of an agent for a certificate, and their largest.
@@ -83,6 +86,22 @@ impl Group {
         if !self.exchange.tell(&ToMaster::AgentRenew { agent, request, chain }) {
             let why = "the vSensor cannot reach the master; it is tried again within the hour".to_owned();
             self.say(agent, ToAgent::RenewRefused { why });
+        }
+    }
+
+    /// How it translates conversations between its interfaces. It speaks for its own addresses alone.
+    pub(super) fn views(&self, agent: u32, views: &[View]) {
+        let root = self.agents.get(&agent).and_then(|known| self.roots.group(known.root));
+        let (Some(book), Some(root)) = (&self.owners, root) else { return };
+        for view in views.iter().take(VIEWS_MAX).filter(|view| view.is_sound()) {
+            let owns = view.outer.iter().any(|end| {
+                let claim = self.relay.claim_of(agent, end.ip().into());
+                let mut all = self.relay.owns_beside(agent).filter(|(id, _)| *id == agent);
+                claim.is_some_and(|claim| all.any(|(_, owns)| owns.contains(&claim)))
+            });
+            if owns {
+                book.add_view(&root, Some(agent), view);
+            }
         }
     }
 

@@ -46,7 +46,7 @@ pub(super) struct Agent {
     connections: u32,
     pub(super) sender: AgentSender,
     /// Its group's number.
-    root: u16,
+    pub(super) root: u16,
     /// The policy that it was told.
     pub(super) policy: Option<Policy>,
     /// When it asked for a certificate, in ticks.
@@ -65,11 +65,11 @@ pub struct Group {
     /// Each agent's run, and what it gave up in it, as last told.
     dropped: HashMap<u32, (u64, Count)>,
     pub(super) homes: PathBuf,
-    roots: Arc<Roots>,
+    pub(super) roots: Arc<Roots>,
     pub(super) orders: Orders,
     pub(super) exchange: Arc<Exchange>,
     /// Where agents' words on owners go.
-    owners: Option<SharedOwners>,
+    pub(super) owners: Option<SharedOwners>,
     last: Time,
     pub(super) ticks: u64,
     clock: Arc<dyn Clock>,
@@ -321,6 +321,7 @@ impl Agents for Group {
             ToRelay::State(state) => self.state(agent, *state),
             ToRelay::Renew { request, chain } => self.renew(agent, request, chain),
             ToRelay::Owners { owners } => self.owners(agent, owners),
+            ToRelay::Views { views } => self.views(agent, &views),
             // The drops of an agent that was cut off and comes again are not counted twice.
             ToRelay::Hello { boot, .. } => {
                 if self.dropped.len() >= RUNS_MAX {
