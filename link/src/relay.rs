@@ -112,10 +112,13 @@ fn weight(message: &ToAgent) -> usize {
     size_of::<ToAgent>() + more
 }
 
+/// Our end of a connection, and the peer's.
+pub type Ends = (SocketAddr, SocketAddr);
+
 /// What a vSensor does with its agents. Calls come from one thread, one at a time.
 pub trait Agents: Send {
-    /// An agent connected; gives an error in words to refuse it.
-    fn enter(&mut self, agent: u32, name: &str, address: SocketAddr, sender: AgentSender) -> Result<(), String>;
+    /// An agent connected, between our end and its own; gives an error in words to refuse it.
+    fn enter(&mut self, agent: u32, name: &str, ends: Ends, sender: AgentSender) -> Result<(), String>;
     /// It said something.
     fn hear(&mut self, agent: u32, message: ToRelay);
     /// It sent frames: see [`crate::agent::take_frame`].
@@ -263,6 +266,7 @@ async fn pass_on(shared: &Shared, mut joiner: TcpStream) -> Result<(), String> {
 }
 
 async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: SocketAddr) -> io::Result<()> {
+    let ends = (tls.get_ref().0.local_addr()?, peer);
     let (reader, mut writer) = tokio::io::split(tls);
     let mut reader = FrameReader::new(reader);
     let hello = timeout(FIRST_MAX, reader.next()).await.map_err(|_elapsed| io::Error::other("it said nothing"))??;
@@ -280,7 +284,7 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
         .copied()
         .unwrap_or(0);
     sender.send(ToAgent::Taken { up_to: next });
-    let entered = shared.agents().enter(agent, &name, peer, sender.clone());
+    let entered = shared.agents().enter(agent, &name, ends, sender.clone());
     if let Err(why) = entered {
         writer.write_all(&WireFrame::control(&ToAgent::Refused { why: why.clone() }).encode()).await?;
         let _ = writer.shutdown().await;

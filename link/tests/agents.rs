@@ -14,7 +14,7 @@ use thymus_link::agent::{AgentLink, AgentLinkParts, Spares};
 use thymus_link::enrol::{Redeemed, TokenBook, join};
 use thymus_link::frame::WireFrame;
 use thymus_link::issuer::TokenGrant;
-use thymus_link::relay::{AgentSender, Agents, Relay};
+use thymus_link::relay::{AgentSender, Agents, Ends, Relay};
 use thymus_link::{Identity, Issuer, Listener, Role};
 use thymus_record::message::{Member, Members, ToAgent, ToRelay};
 use thymus_record::{SensorId, Time};
@@ -90,7 +90,7 @@ struct Served {
 }
 
 impl Agents for Served {
-    fn enter(&mut self, _: u32, _: &str, _: SocketAddr, sender: AgentSender) -> Result<(), String> {
+    fn enter(&mut self, _: u32, _: &str, _: Ends, sender: AgentSender) -> Result<(), String> {
         if let Some(why) = self.refuses.lock().unwrap().clone() {
             return Err(why);
         }
@@ -280,7 +280,7 @@ impl Present {
 }
 
 impl Agents for Present {
-    fn enter(&mut self, agent: u32, _: &str, _: SocketAddr, sender: AgentSender) -> Result<(), String> {
+    fn enter(&mut self, agent: u32, _: &str, _: Ends, sender: AgentSender) -> Result<(), String> {
         let mut present = self.0.lock().unwrap();
         present.senders.insert(agent, sender);
         present.came.push(agent);

@@ -2,6 +2,7 @@
 //! the totals are published, so that other threads read whole numbers without a lock.
 
 use crossbeam::utils::CachePadded;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thymus_record::Time;
@@ -236,6 +237,16 @@ impl PortAccount {
 pub(crate) fn fresh(known: &mut Count, now: Count) -> Count {
     let before = std::mem::replace(known, now);
     Count { packets: now.packets.saturating_sub(before.packets), bytes: now.bytes.saturating_sub(before.bytes) }
+}
+
+/// Writes a ledger as one line of JSON, to a file or, for `-`, to stdout.
+pub fn write_ledger(ledger: &Ledger, to: &Path) -> std::io::Result<()> {
+    let line = serde_json::to_string(ledger)? + "\n";
+    if to == Path::new("-") {
+        use std::io::Write;
+        return std::io::stdout().write_all(line.as_bytes());
+    }
+    std::fs::write(to, line)
 }
 
 #[cfg(test)]

@@ -73,6 +73,7 @@ fn pipeline(live: bool, ring: Option<&Path>) -> Pipeline {
         exchange: std::sync::Arc::default(),
         roots: std::sync::Arc::default(),
         watch: std::sync::Arc::default(),
+        own: Arc::default(),
     })
     .unwrap()
 }

@@ -25,6 +25,8 @@ pub mod relay;
 pub mod filter;
 /// What OS-sensors are to do.
 pub mod orders;
+/// Its own connections.
+pub mod own;
 /// One poll loop.
 pub mod worker;
 /// Packet queries answered.

@@ -6,13 +6,14 @@ use crate::clock::{Clock, SystemClock};
 use crate::counters::{PortAccount, PortCounts, PublishedCounts};
 use crate::duplicate::DuplicateWindow;
 use crate::health::{Observation, Snapshot, Watcher};
+use crate::own::OwnTransport;
 use crate::relay::RelayNotes;
 use crate::ring::{Ring, RingConfig};
 use crate::silence::Opened;
 use crate::worker::{Gauges, Stage};
 use ringbuf::HeapRb;
 use ringbuf::traits::Split;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub struct PipelineConfig {
     pub roots: Arc<Roots>,
     /// What the spans look for of OS-sensors' addresses.
     pub watch: Arc<SpanWatch>,
+    /// Which connections are our own transport.
+    pub own: Arc<OwnTransport>,
 }
 
 /// It cannot be put together; the text says why and what to do.
@@ -93,6 +96,7 @@ pub struct Shared {
     link: Mutex<Option<UplinkHandle>>,
     agents: Mutex<Option<Arc<RelayNotes>>>,
     owners: SharedOwners,
+    own: Arc<OwnTransport>,
     is_live: bool,
 }
 
@@ -168,6 +172,7 @@ impl Pipeline {
             link: Mutex::default(),
             agents: Mutex::default(),
             owners,
+            own: Arc::clone(&config.own),
             is_live: config.live,
         });
         let uplink = match identity {
@@ -279,6 +284,8 @@ impl Shared {
 
     /// Observes now; called every two seconds.
     pub fn health(&self) -> Health {
+        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(UplinkHandle::state);
+        self.own.set_master(link.and_then(|link| link.ends));
         let at = self.clock.monotonic();
         let busy = self.gauges.iter().map(|gauges| gauges.busy_ns.load(Ordering::Relaxed)).sum();
         let all = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX).saturating_mul(self.gauges.len() as u64);
@@ -372,6 +379,7 @@ fn stage_of(
         duplicates: (config.live && config.duplicates).then(|| DuplicateWindow::new(config.secret)),
         agents: (!config.agents.is_empty()).then(|| u16::try_from(config.ports.len() - 1).unwrap_or(u16::MAX)),
         eye: SpanEye::new(Arc::clone(&config.watch)),
+        own: (Arc::clone(&config.own), 0),
         waits: !config.live,
         gauges: Arc::default(),
     })
@@ -387,14 +395,4 @@ pub fn host_name() -> String {
 #[expect(clippy::cast_precision_loss, reason = "shown to people")]
 fn seconds(time: thymus_record::Time) -> f64 {
     (time.0 / 1_000) as f64 / 1e6
-}
-
-/// Writes a ledger as one line of JSON, to a file or, for `-`, to stdout.
-pub fn write_ledger(ledger: &Ledger, to: &Path) -> std::io::Result<()> {
-    let line = serde_json::to_string(ledger)? + "\n";
-    if to == Path::new("-") {
-        use std::io::Write;
-        return std::io::stdout().write_all(line.as_bytes());
-    }
-    std::fs::write(to, line)
 }

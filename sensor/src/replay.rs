@@ -2,7 +2,8 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Bytes;
-use crate::pipeline::{Destination, Pipeline, PipelineConfig, write_ledger};
+use crate::counters::write_ledger;
+use crate::pipeline::{Destination, Pipeline, PipelineConfig};
 use crate::read::{FILE_BOOT, FILE_SECRET};
 use crate::source::replay::{Pace, ReplaySource};
 use crate::source::{PacketSource, Received};
@@ -89,6 +90,7 @@ fn replay(args: &ReplayArgs) -> Result<Vec<String>, String> {
         exchange: std::sync::Arc::default(),
         roots: std::sync::Arc::default(),
         watch: std::sync::Arc::default(),
+        own: Arc::default(),
     })
     .map_err(|error| error.to_string())?;
     let mut stage = pipeline.stages.pop().ok_or("no worker")?;

@@ -3,10 +3,12 @@
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::{AgentsSection, Config, Port};
+use crate::counters::write_ledger;
 use crate::deal::{DealNotes, Dealer, DealtSource, deal_to};
 use crate::metrics;
 use crate::orders::Orders;
-use crate::pipeline::{Destination, Pipeline, PipelineConfig, Shared, write_ledger};
+use crate::own::OwnTransport;
+use crate::pipeline::{Destination, Pipeline, PipelineConfig, Shared};
 use crate::relay::{self, Group, GroupParts};
 use crate::silence::Opened;
 use crate::source::{AnySource, Burst, SourceCounters};
@@ -65,7 +67,8 @@ fn capture(args: &RunArgs) -> Result<(), String> {
     let (mut ports, opened) = open_ports(&config.capture.ports, &clock)?;
     let mut names: Vec<String> = config.capture.ports.iter().map(Port::to_string).collect();
     let (exchange, roots, watch): (Arc<Exchange>, Arc<Roots>, Arc<SpanWatch>) = Default::default();
-    let shared = (Arc::clone(&exchange), Arc::clone(&roots), Arc::clone(&watch));
+    let own: Arc<OwnTransport> = Arc::default();
+    let shared = (Arc::clone(&exchange), Arc::clone(&roots), Arc::clone(&watch), Arc::clone(&own));
     let relayed = agents_of(args, &config, (&mut ports, &mut names), shared, &clock)?;
     let destination = if args.standalone { Destination::Standalone } else { Destination::Master(args.state.clone()) };
     let workers = cores.len().saturating_sub(1).max(1);
@@ -83,6 +86,7 @@ fn capture(args: &RunArgs) -> Result<(), String> {
         exchange,
         roots,
         watch,
+        own,
     })
     .map_err(|error| error.to_string())?;
     let waiting = waiting(&config.capture.ports, &opened);
@@ -147,7 +151,7 @@ fn agents_of(
     args: &RunArgs,
     config: &Config,
     (ports, names): (&mut Ports, &mut Vec<String>),
-    (exchange, roots, watch): (Arc<Exchange>, Arc<Roots>, Arc<SpanWatch>),
+    (exchange, roots, watch, own): (Arc<Exchange>, Arc<Roots>, Arc<SpanWatch>, Arc<OwnTransport>),
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<(AgentsSection, Group)>, String> {
     let Some(section) = config.agents.clone() else { return Ok(None) };
@@ -163,6 +167,7 @@ fn agents_of(
         roots,
         watch,
         homes: args.state.join("homes.json"),
+        own,
         orders: Orders::load(&args.state),
         clock: Arc::clone(clock),
     });

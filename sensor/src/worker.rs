@@ -4,6 +4,7 @@
 use crate::clock::Clock;
 use crate::counters::{PortAccount, PublishedCounts};
 use crate::duplicate::DuplicateWindow;
+use crate::own::OwnTransport;
 use crate::ring::{Appended, RingAppender};
 use crate::sight::Sight;
 use crate::source::{BURST_MAX, Burst, PacketSource, Received, SourceCounters, SourceError};
@@ -55,6 +56,8 @@ pub struct Stage {
     pub agents: Option<u16>,
     /// Looks for what OS-sensors claim.
     pub eye: SpanEye,
+    /// Which connections are our own transport, and how much of that is known here.
+    pub own: (Arc<OwnTransport>, u32),
     /// A ring that is late is waited for (capture files), not shed.
     pub waits: bool,
     /// What it says of itself.
@@ -64,6 +67,9 @@ pub struct Stage {
 impl Stage {
     /// Takes a burst to its end.
     pub fn burst(&mut self, burst: Burst<'_>) {
+        if let Some(ends) = self.own.0.newer(&mut self.own.1) {
+            self.shard.set_own(ends);
+        }
         let mut kept = [Frame::default(); BURST_MAX];
         let frames = self.account(burst.frames, &mut kept);
         let mut tags = [FlowTag::default(); BURST_MAX];
@@ -128,6 +134,10 @@ impl Stage {
     fn store(&mut self, frame: &Frame<'_>, tag: FlowTag) {
         let Some(account) = self.accounts.get_mut(usize::from(frame.port)) else { return };
         let (total, wire) = (&mut account.total, u64::from(frame.wire_len));
+        if tag.is_own {
+            total.filtered.add(wire);
+            return;
+        }
         let Some(appender) = &mut self.appender else {
             total.not_kept.add(wire);
             return;

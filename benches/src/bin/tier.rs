@@ -115,6 +115,7 @@ fn run_sensor(tier: &Tier, seconds: u64, is_paced: bool) -> Result<(Ledger, f64)
         exchange: std::sync::Arc::default(),
         roots: std::sync::Arc::default(),
         watch: std::sync::Arc::default(),
+        own: Arc::default(),
     })?;
     let mut stage = pipeline.stages.pop().ok_or("no worker")?;
     let source = Generate::new(tier.traffic(seconds))?;

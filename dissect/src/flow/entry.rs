@@ -105,6 +105,9 @@ pub(super) struct Flow {
     pub(super) unverified: u32,
     /// The packet at hand is of such an agent.
     pub(super) is_unverified: bool,
+    /// It is the sensor's own transport, as far as was known with this change of it.
+    pub(super) is_own: bool,
+    pub(super) judged: u16,
 }
 
 /// A flow is seven cache lines; every line more is one more miss for each packet of a busy table.

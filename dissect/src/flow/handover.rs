@@ -3,10 +3,11 @@
 
 use super::key::FlowKey;
 use super::network::NetworkTable;
-use super::shard::{FlowShard, FlowTag, Look};
+use super::shard::{FlowShard, FlowTag, Look, ShardCounters};
 use crate::Frame;
 use crate::decode::{Content, Packet};
 use thymus_record::RecordSink;
+use thymus_record::ledger::Count;
 use thymus_record::table::EndReason;
 
 impl FlowShard {
@@ -62,5 +63,20 @@ impl FlowShard {
         self.give_up_fragments(None);
         self.end_where(|_| true, reason, sink);
         self.tell_weirds(sink);
+    }
+
+    /// Frames of a port that are in no flow.
+    pub fn no_flow(&self, port: u16) -> Count {
+        self.no_flow.get(usize::from(port)).copied().unwrap_or_default()
+    }
+
+    /// Flows open.
+    pub fn flows_open(&self) -> u64 {
+        self.table.open()
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> ShardCounters {
+        self.counters
     }
 }

@@ -22,8 +22,10 @@ mod weird;
 mod entry;
 mod transport;
 mod shard;
+mod own;
 mod handover;
 
 pub use key::{FlowKey, Side};
 pub use network::{NetworkTable, Root, Roots};
+pub use own::OwnEnds;
 pub use shard::{FlowShard, FlowTag, ShardConfig, ShardCounters};

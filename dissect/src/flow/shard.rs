@@ -5,6 +5,7 @@ use super::fragment::Fragments;
 use super::host::Hosts;
 use super::key::{FlowKey, Side};
 use super::network::NetworkTable;
+use super::own::Own;
 use super::table::Table;
 use super::tcp::Tcp;
 use super::transport::{At, context_of, originator_of, segment_of, take_transport};
@@ -44,6 +45,8 @@ pub struct FlowTag {
     pub hosts: Option<(Address, Address)>,
     /// Its network number.
     pub network: u32,
+    /// It is of the sensor's own transport.
+    pub is_own: bool,
 }
 
 /// What a shard counted.
@@ -62,11 +65,12 @@ pub struct FlowShard {
     fragments: Fragments,
     hosts: Hosts,
     weirds: Weirds,
-    no_flow: Vec<Count>,
+    pub(super) no_flow: Vec<Count>,
     sequence: u64,
-    counters: ShardCounters,
+    pub(super) counters: ShardCounters,
     last_expire: Time,
     now: Time,
+    pub(super) own: Own,
 }
 
 /// What a burst's first pass learns of a packet.
@@ -89,6 +93,7 @@ impl FlowShard {
             counters: ShardCounters::default(),
             last_expire: Time(0),
             now: Time(0),
+            own: Own::default(),
             config,
         }
     }
@@ -157,7 +162,8 @@ impl FlowShard {
         if look.packet.weird != Weird::default() {
             self.note_weird(look, frame.time);
         }
-        let mut tag = FlowTag { place: None, hosts: None, network: look.network };
+        let mut tag = FlowTag { network: look.network, ..FlowTag::default() };
+        self.own.is_at_hand = false;
         match &look.packet.content {
             Content::Ip(datagram) => {
                 tag.hosts = Some((datagram.source, datagram.target));
@@ -182,6 +188,7 @@ impl FlowShard {
                 self.count_no_flow(frame.port, Count { packets: 1, bytes: u64::from(frame.wire_len) });
             }
         }
+        tag.is_own = self.own.is_at_hand;
         tag
     }
 
@@ -247,6 +254,7 @@ impl FlowShard {
         let flow = self.table.flow(place)?;
         let before = flow.deadline;
         flow.count(at.side, frame.time, u64::from(at.datagram.ip_len), at.frames.packets, at.frames.bytes);
+        self.own.judge(flow);
         flow.is_unverified = frame.origin.unverified;
         if frame.origin.unverified {
             flow.unverified = flow.unverified.saturating_add(u32::try_from(at.frames.packets).unwrap_or(u32::MAX));
@@ -374,21 +382,6 @@ impl FlowShard {
         }
         flow.mark = segment;
         Some(flow.key)
-    }
-
-    /// Frames of a port that are in no flow.
-    pub fn no_flow(&self, port: u16) -> Count {
-        self.no_flow.get(usize::from(port)).copied().unwrap_or_default()
-    }
-
-    /// Flows open.
-    pub fn flows_open(&self) -> u64 {
-        self.table.open()
-    }
-
-    /// What was counted.
-    pub fn counters(&self) -> ShardCounters {
-        self.counters
     }
 }
 

@@ -7,9 +7,9 @@ use crate::clock::Clock;
 use crate::deal::{Dealer, deal_to};
 use crate::offset::Offset;
 use crate::orders::Orders;
+use crate::own::OwnTransport;
 use crate::source::{BURST_MAX, Burst};
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use thymus_dissect::{Frame, Origin};
 use thymus_forward::SharedOwners;
 use thymus_link::Exchange;
 use thymus_link::agent::take_frame;
-use thymus_link::relay::{AgentSender, Agents};
+use thymus_link::relay::{AgentSender, Agents, Ends};
 use thymus_record::ledger::Count;
 use thymus_record::message::{AgentEvent, AgentHealth, AgentInterface, Policy, ToAgent, ToMaster, ToRelay};
 use thymus_record::owner::Owner;
@@ -70,6 +70,7 @@ pub struct Group {
     pub(super) exchange: Arc<Exchange>,
     /// Where agents' words on owners go.
     pub(super) owners: Option<SharedOwners>,
+    own: Arc<OwnTransport>,
     last: Time,
     pub(super) ticks: u64,
     clock: Arc<dyn Clock>,
@@ -89,6 +90,8 @@ pub struct GroupParts {
     pub watch: Arc<SpanWatch>,
     /// Where the agents' groups are written down.
     pub homes: PathBuf,
+    /// Which connections are our own transport.
+    pub own: Arc<OwnTransport>,
     /// What the agents are to do.
     pub orders: Orders,
     /// The clock.
@@ -97,7 +100,7 @@ pub struct GroupParts {
 
 /// The agents, and the source that gives their frames.
 pub fn group(parts: GroupParts) -> (Group, AgentSource) {
-    let GroupParts { port, sensor: (me, group), exchange, roots, watch, homes, orders, clock } = parts;
+    let GroupParts { port, sensor: (me, group), exchange, roots, watch, homes, own, orders, clock } = parts;
     let (dealer, mut sources) = deal_to(1);
     let notes: Arc<RelayNotes> = Arc::default();
     let mut relay = Relay::new(me, &group, watch);
@@ -114,6 +117,7 @@ pub fn group(parts: GroupParts) -> (Group, AgentSource) {
         orders,
         exchange,
         owners: None,
+        own,
         last: Time(0),
         ticks: 0,
         clock,
@@ -280,7 +284,8 @@ impl Group {
 }
 
 impl Agents for Group {
-    fn enter(&mut self, agent: u32, name: &str, address: SocketAddr, sender: AgentSender) -> Result<(), String> {
+    fn enter(&mut self, agent: u32, name: &str, ends: Ends, sender: AgentSender) -> Result<(), String> {
+        let address = ends.1;
         if self.agents.len() >= AGENTS_MAX && !self.agents.contains_key(&agent) {
             return Err(format!("this vSensor serves {AGENTS_MAX} agents already: give this one to another vSensor"));
         }
@@ -298,6 +303,7 @@ impl Agents for Group {
             AgentHealth { id: agent, name: name.to_owned(), address: address.to_string(), ..AgentHealth::default() };
         self.notes.agents().insert(agent, health);
         self.instruct(agent);
+        self.own.enter(agent, ends);
         tracing::info!("agent {agent} ({name}) connected from {address}");
         Ok(())
     }
@@ -362,6 +368,7 @@ impl Agents for Group {
         self.relay.leave(agent);
         self.tell();
         self.notes.agents().remove(&agent);
+        self.own.leave(agent);
         tracing::info!("agent {agent} is gone");
     }
 
