@@ -180,6 +180,7 @@ impl Agent {
         }
         self.drain();
         self.flush();
+        self.tell_views();
         self.select.finish();
         std::thread::sleep(LAST);
         write(&self.state, &self.status());
