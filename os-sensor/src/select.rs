@@ -36,7 +36,6 @@ pub struct Select {
     policy: Policy,
     /// Sees which flows begin.
     watch: Option<Watch>,
-    /// Packets that pass this host.
     views: Views,
     parcel: Parcel,
     ledger: AgentLedger,
@@ -246,7 +245,6 @@ impl Select {
         match look.choice {
             Choice::Leave(_) => self.ledger.left.add(u64::from(frame.wire_len)),
             _ if self.was_taken_over(&look, frame.time) => self.ledger.left.add(u64::from(frame.wire_len)),
-            // What others leave to us we send, in whichever view.
             _ if is_second && look.second.is_none() => self.ledger.left.add(u64::from(frame.wire_len)),
             choice => {
                 let passed = passed_of(&packet);

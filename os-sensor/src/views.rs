@@ -4,7 +4,7 @@
 //!
 //! Views are joined by what a router or translator does not change: IP id, TCP's numbers, the payload. Once a flow's two
 //! views are known, the second is left out even where packets were put together or cut between them, as long as the
-//! first is seen. Fragments are joined by their bytes. Bounded: packets in a direct-mapped table, flows in two
+//! first is seen; but what another agent leaves to us is sent in whichever view. Fragments are joined by their bytes. Bounded: packets in a direct-mapped table, flows in two
 //! generations; what is forgotten is sent, never lost.
 
 use std::collections::HashMap;
