@@ -326,3 +326,37 @@ fn write_status(state: &Path, shared: &Shared) {
         let _ = std::fs::rename(part, state.join("status.json"));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(names: &[&str]) -> Result<(Ports, Vec<Opened>), String> {
+        let ports: Vec<Port> = names.iter().map(|name| Port::try_from((*name).to_owned()).unwrap()).collect();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let found = open_ports(&ports, &clock);
+        if let Ok((_, opened)) = &found {
+            assert_eq!(waiting(&ports, opened), [Port::AfPacket("none0".to_owned())]);
+        }
+        found
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_opened_does_not_blind_the_others_and_is_waited_for() {
+        let refused = opened(&["af_packet:none0", "af_packet:none1"]).map(|_| ()).unwrap_err();
+        assert!(refused.contains("none0") && refused.contains("none1"), "{refused}");
+        if let Err(why) = AnySource::open(&Port::AfPacket("lo".to_owned()), 0, &(Arc::new(SystemClock::default()) as _))
+        {
+            eprintln!("skipped: a port that cannot be opened beside one that can: {why}");
+            return;
+        }
+        let (ports, opened) = opened(&["af_packet:none0", "af_packet:lo"]).unwrap();
+        assert_eq!(
+            ports.iter().map(|port| port.port).collect::<Vec<_>>(),
+            [1],
+            "numbers stay those of the configuration"
+        );
+        assert!(matches!(&opened[0], Opened::No(why) if why.contains("there is no such interface")));
+        assert!(matches!(&opened[1], Opened::Yes(Some(_))));
+    }
+}
