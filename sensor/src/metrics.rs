@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
-use thymus_record::ledger::{Count, Ledger};
+use thymus_record::ledger::{AgentLedger, Count, Ledger};
 
 /// One metric of the whole sensor.
 pub struct Metric {
@@ -78,6 +78,21 @@ const fn gauge(name: &'static str, help: &'static str, value: fn(&Snapshot) -> f
     Metric { name, kind: "gauge", help, value }
 }
 
+/// OS-sensors that have lines of their own.
+const AGENTS_MAX: usize = 256;
+
+/// A fate of an OS-sensor's packets, and where its ledger has it.
+type AgentFate = (&'static str, fn(&AgentLedger) -> Count);
+
+const AGENT_FATES: [AgentFate; 6] = [
+    ("seen", |ledger| ledger.seen),
+    ("sent", |ledger| ledger.sent),
+    ("left", |ledger| ledger.left),
+    ("filtered", |ledger| ledger.filtered),
+    ("shed", |ledger| ledger.shed),
+    ("metadata", |ledger| ledger.metadata),
+];
+
 /// The Prometheus text of a snapshot (exposition format 0.0.4).
 pub fn text(snapshot: &Snapshot) -> String {
     let mut out = String::new();
@@ -92,11 +107,32 @@ pub fn text(snapshot: &Snapshot) -> String {
     for Metric { name, kind, help, value } in &METRICS {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {}", value(snapshot));
     }
+    agents_text(snapshot, &mut out);
     for port in &snapshot.health.ports {
         let name: String = port.name.chars().filter(|c| !matches!(c, '"' | '\\' | '\n')).collect();
         let _ = writeln!(out, "thymus_sensor_port_mbps{{port=\"{name}\"}} {}", port.mbps);
     }
     out
+}
+
+/// The OS-sensors that are connected: the ledger of each, as far as there are not too many of them.
+fn agents_text(snapshot: &Snapshot, out: &mut String) {
+    let agents = &snapshot.health.agents;
+    let _ = writeln!(out, "# HELP thymus_sensor_agents_connected OS-sensors connected now.");
+    let _ = writeln!(out, "# TYPE thymus_sensor_agents_connected gauge\nthymus_sensor_agents_connected {}", agents.len());
+    if agents.is_empty() {
+        return;
+    }
+    for (unit, pick) in [("packets", (|count| count.packets) as fn(Count) -> u64), ("bytes", |count| count.bytes)] {
+        let name = format!("thymus_agent_{unit}_total");
+        let _ = writeln!(out, "# HELP {name} The ledger of OS-sensors: {unit} by fate, of {AGENTS_MAX} at most.");
+        let _ = writeln!(out, "# TYPE {name} counter");
+        for agent in agents.iter().take(AGENTS_MAX) {
+            for (fate, count) in AGENT_FATES {
+                let _ = writeln!(out, "{name}{{agent=\"{}\",fate=\"{fate}\"}} {}", agent.id, pick(count(&agent.ledger)));
+            }
+        }
+    }
 }
 
 /// Serves `/metrics` and `/healthz` from a thread of its own, until the process ends.
@@ -131,4 +167,27 @@ fn answer(mut stream: TcpStream, snapshot: &(dyn Fn() -> Snapshot + Send + Sync)
         "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thymus_record::message::AgentHealth;
+
+    #[test]
+    fn each_agent_has_its_ledger_and_many_have_no_lines_without_end() {
+        let mut snapshot = Snapshot::default();
+        assert!(text(&snapshot).contains("thymus_sensor_agents_connected 0") && !text(&snapshot).contains("agent_packets"));
+        let agent = |id| {
+            let mut agent = AgentHealth { id, ..AgentHealth::default() };
+            agent.ledger.left.add(60);
+            agent
+        };
+        snapshot.health.agents = (1..=1_000).map(agent).collect();
+        let text = text(&snapshot);
+        assert!(text.contains("thymus_agent_packets_total{agent=\"7\",fate=\"left\"} 1\n"));
+        assert!(text.contains("thymus_agent_bytes_total{agent=\"7\",fate=\"left\"} 60\n"));
+        assert!(text.contains("thymus_sensor_agents_connected 1000\n"));
+        assert_eq!(text.matches("thymus_agent_packets_total{").count(), AGENTS_MAX * AGENT_FATES.len());
+    }
 }
