@@ -159,6 +159,8 @@ impl Master {
         if let Some(home) = self.groups.home(agent, &self.book) {
             self.sensors.tell_relays(&home);
         }
+        // A policy of its group may have been set before it came.
+        self.tell_vsensors();
     }
 
     /// The addresses that go into tokens, or why none can.
