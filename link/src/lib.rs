@@ -22,8 +22,10 @@ pub mod spool;
 mod answering;
 /// Root works on a service's folder as its user.
 pub mod owner;
+/// Which process wrote a state.
+pub mod process;
 /// Failures in words.
-mod cure;
+pub mod cure;
 /// Messages between the master and what serves a vSensor's agents.
 pub mod exchange;
 /// An OS-sensor and its vSensor.

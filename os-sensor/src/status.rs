@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use std::io::Write as _;
 use std::path::Path;
+use thymus_link::process::Process;
 use thymus_record::Time;
 use thymus_record::message::{AgentInterface, AgentLedger, AgentState, Mode, Policy};
 use thymus_record::time::SECOND;
@@ -41,6 +42,8 @@ pub struct Status {
     pub taken: Time,
     /// Its process.
     pub pid: u32,
+    /// The same, as it is found again.
+    pub process: Process,
 }
 
 /// Writes the state, whole or not at all; on a full disk over the one before, whose room it has.
@@ -67,7 +70,7 @@ pub fn read(state: &Path) -> Result<(String, bool), String> {
     let status: Status = serde_json::from_slice(&text)
         .map_err(|error| format!("{}: {error}; it is written anew when the agent starts", state.display()))?;
     let age = Clock::wall().since(status.taken);
-    if age > 10 * SECOND {
+    if age > 10 * SECOND || status.process.is_gone() {
         return Err(format!(
             "the OS-sensor (process {}) does not run: it was last heard of {} s ago; start it with 'thymus-os-sensor run'",
             status.pid,
@@ -207,6 +210,11 @@ mod tests {
         };
         (status.state.members, status.state.members_count) = (vec![2, 3, 4], 3);
         status.state.members_relied = 2;
+        status.process = Process { start: u64::MAX, ..Process::current() };
+        write(dir.path(), &status);
+        let said = read(dir.path());
+        assert!(!cfg!(target_os = "linux") || said.is_err_and(|said| said.contains("does not run")), "killed just now");
+        status.process = Process::current();
         write(dir.path(), &status);
         let (words, flows) = read(dir.path()).unwrap();
         let first = "sends      0.40 Mbit/s to sensor-a (metadata mode), of 41.00 Mbit/s seen; 0.8 % of a core";

@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub taken: f64,
     /// The process that took it.
     pub pid: u32,
+    /// The same, as it is found again.
+    pub process: thymus_link::process::Process,
 }
 
 /// What one observation sees.

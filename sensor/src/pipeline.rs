@@ -20,6 +20,7 @@ use std::time::Duration;
 use thymus_dissect::flow::{FlowShard, NetworkTable, Roots, ShardConfig};
 use thymus_forward::forwarder::ForwarderParts;
 use thymus_forward::{Batcher, Forwarder, Outlet, RecordCounts, SharedOwners};
+use thymus_link::process::Process;
 use thymus_link::spool::SpoolLimits;
 use thymus_link::uplink::{UplinkHandle, UplinkParts, UplinkState};
 use thymus_link::{Exchange, Identity, Spool, Uplink};
@@ -318,6 +319,7 @@ impl Shared {
             link: link.words,
             taken: seconds(self.clock.wall()),
             pid: std::process::id(),
+            process: Process::current(),
         }
     }
 

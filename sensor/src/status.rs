@@ -50,7 +50,7 @@ fn read(state: &Path, now: f64) -> Result<(Snapshot, bool), String> {
     let snapshot: Snapshot = serde_json::from_slice(&text)
         .map_err(|error| format!("{}: {error}; it is written anew when the sensor starts", path.display()))?;
     let age = now - snapshot.taken;
-    if age > STALE_AFTER {
+    if age > STALE_AFTER || snapshot.process.is_gone() {
         return Err(format!(
             "the sensor (process {}) does not run: it was last heard of {} ago; start it with 'thymus-sensor run'",
             snapshot.pid,
@@ -127,6 +127,7 @@ pub(crate) fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use thymus_link::process::Process;
 
     #[test]
     fn a_sensor_that_never_ran_stopped_or_runs_is_told_apart() {
@@ -143,6 +144,14 @@ mod tests {
         assert!(!read(dir.path(), 105.0).unwrap().1, "nothing received yet");
         snapshot.health.state = "capturing".to_owned();
         snapshot.health.ledger.received.add(60);
+        write(&snapshot);
+        let mut killed = Snapshot { process: Process::current(), ..snapshot.clone() };
+        write(&killed);
+        assert!(read(dir.path(), 101.0).is_ok(), "it runs");
+        killed.process.start += 1;
+        write(&killed);
+        let said = read(dir.path(), 101.0).unwrap_err();
+        assert!(said.contains("does not run"), "killed a second ago: {said}");
         write(&snapshot);
         let (snapshot, flows) = read(dir.path(), 105.0).unwrap();
         assert!(flows);

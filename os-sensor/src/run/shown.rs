@@ -4,6 +4,7 @@ use super::Agent;
 use crate::clock::Clock;
 use crate::owners::Owners;
 use crate::status::Status;
+use thymus_link::process::Process;
 use thymus_record::message::{AgentState, Policy};
 use thymus_record::policy::MEMBERS_TOLD;
 
@@ -25,6 +26,7 @@ impl Agent {
             owners: self.owners.as_ref().map(Owners::words).unwrap_or_default(),
             taken: Clock::wall(),
             pid: std::process::id(),
+            process: Process::current(),
         }
     }
 
