@@ -5,6 +5,7 @@ use crate::access::{hash_of, hash_password, random_text};
 use crate::agents::{self, AgentVerb};
 use crate::book::{AccessRole, Account, Grant, to_hex};
 use crate::clock::wall;
+use crate::data::Data;
 use crate::server::{Master, Options, ServerError};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Write};
@@ -19,6 +20,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 const REQUEST_MAX: u64 = 64 << 10;
+/// How often and how long a master is waited for that holds the folder and does not answer yet.
+const STARTING_TRIES: u32 = 100;
+const STARTING_WAIT: Duration = Duration::from_millis(100);
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -220,10 +224,30 @@ pub fn ask(data: &Path, request: Request) -> Result<String, String> {
         Err(_) => {
             let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 443));
             let options = Options { data: data.to_owned(), listen, advertise: Vec::new() };
-            let master = Master::open(options).map_err(|error| error.to_string())?;
-            carry_out(&master, request)
+            match Master::open(options) {
+                Ok(master) => carry_out(&master, request),
+                Err(error) => match starting(data) {
+                    Some(stream) => speak(stream, &request)
+                        .map_err(|error| format!("the running master did not answer: {error}"))?,
+                    None => Err(error.to_string()),
+                },
+            }
         }
     }
+}
+
+/// A master that is just starting holds the folder already, and answers soon.
+fn starting(data: &Path) -> Option<UnixStream> {
+    for _ in 0..STARTING_TRIES {
+        if let Ok(stream) = UnixStream::connect(data.join("admin.sock")) {
+            return Some(stream);
+        }
+        if !Data::is_held(data) {
+            return None;
+        }
+        std::thread::sleep(STARTING_WAIT);
+    }
+    None
 }
 
 fn not_running(data: &Path) -> String {

@@ -11,6 +11,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What it says.
 pub(crate) const LAYOUT: &str = "thymus-master data, layout 1\n";
@@ -22,6 +23,10 @@ pub struct DataError(pub String);
 
 /// The file that makes a folder a master's.
 pub(crate) const MARK: &str = "thymus-master";
+
+/// How often and how long a folder is waited for that another process holds.
+const BUSY_TRIES: u32 = 20;
+const BUSY_WAIT: Duration = Duration::from_millis(100);
 
 /// A data folder, locked by this process.
 pub struct Data {
@@ -56,13 +61,28 @@ impl Data {
             }
         }
         let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(failed)?;
-        match lock.try_lock() {
+        // A command may hold it for a moment.
+        let mut taken = lock.try_lock();
+        for _ in 0..BUSY_TRIES {
+            if !matches!(taken, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(BUSY_WAIT);
+            taken = lock.try_lock();
+        }
+        match taken {
             Ok(()) => Ok(Data { dir: dir.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {
                 Err(DataError(format!("another master runs on {}: stop it, or choose another --data", dir.display())))
             }
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }
+    }
+
+    /// True while another process holds the folder.
+    pub(crate) fn is_held(dir: &Path) -> bool {
+        let lock = File::options().write(true).open(dir.join("lock"));
+        lock.is_ok_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
     /// A path in the folder.
@@ -73,4 +93,23 @@ impl Data {
 
 pub(crate) fn is_empty(dir: &Path) -> bool {
     fs::read_dir(dir).map_or(true, |mut entries| entries.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_a_command_holds_for_a_moment_is_waited_for_and_one_that_a_master_holds_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = Data::open(dir.path()).unwrap();
+        assert!(Data::is_held(dir.path()));
+        let said = Data::open(dir.path()).err().unwrap().to_string();
+        assert!(said.contains("another master runs"), "{said}");
+        let path = dir.path().to_owned();
+        let waiting = std::thread::spawn(move || Data::open(&path).is_ok());
+        drop(held);
+        assert!(waiting.join().unwrap());
+        assert!(!Data::is_held(dir.path()));
+    }
 }
