@@ -51,8 +51,8 @@ pub enum JoinError {
     )]
     Taken(String),
     /// No address answered.
-    #[error("no master answers at {0}: check the address, the port and the firewall between")]
-    Unreachable(String),
+    #[error("no {0} answers at {1}: check the address, the port and the firewall between")]
+    Unreachable(&'static str, String),
     /// The master said no.
     #[error("the master refused: {0}")]
     Refused(String),
@@ -212,7 +212,7 @@ pub(crate) async fn connect(addresses: &[String]) -> Result<TcpStream, JoinError
             return Ok(stream);
         }
     }
-    Err(JoinError::Unreachable(addresses.join(", ")))
+    Err(JoinError::Unreachable("master", addresses.join(", ")))
 }
 
 /// The master's side of a join; the text of a refusal goes to the joiner and to the caller's audit.

@@ -1,6 +1,7 @@
 //! The vSensor's side of its agents: one port, on which agents with a certificate are served and joiners are passed on
 //! to the master as they are, so that the vSensor sees neither their token nor their key.
 
+use crate::cure::ended;
 use crate::frame::{Assembly, FrameReader, Kind, WireFrame};
 use crate::tls::{ALPN_AGENT, ALPN_JOIN, agent_server, peer_as};
 use crate::{Identity, Role};
@@ -230,7 +231,7 @@ async fn welcome(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr) -> R
             let tls = tls.map_err(|error| format!("the TLS handshake failed: {error}"))?;
             let certificates = tls.get_ref().1.peer_certificates();
             let agent = peer_as(certificates, Role::Agent, &shared.identity.deployment)?.id;
-            serve(shared, agent, tls, peer).await.map_err(|error| format!("agent {agent}: {error}"))
+            serve(shared, agent, tls, peer).await.map_err(|error| format!("agent {agent}: {}", ended(&error)))
         }
         _ => Err("speaks neither to agents nor to joiners".to_owned()),
     }

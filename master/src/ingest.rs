@@ -96,7 +96,7 @@ async fn listen(
 ) -> String {
     loop {
         match receiver.next().await {
-            Err(error) => return error.to_string(),
+            Err(error) => return thymus_link::cure::ended(&error),
             Ok(None) => return "closed by the sensor".to_owned(),
             Ok(Some(FromSensor::Batch(bytes))) => {
                 if batches.send(bytes).await.is_err() {

@@ -21,7 +21,11 @@ pub fn join(token: &str, state: &Path) -> Result<Identity, JoinError> {
         // An empty folder was made for this join alone.
         let _ = std::fs::remove_dir(state);
     }
-    joined
+    // An agent's token leads to vSensors, which pass it on to the master.
+    joined.map_err(|error| match error {
+        JoinError::Unreachable(_, at) => JoinError::Unreachable("vSensor", at),
+        other => other,
+    })
 }
 
 /// Where the state folder holds no identity, joins with the token in a file. A vSensor that does not answer is waited
@@ -38,7 +42,7 @@ pub fn with_file(file: &Path, state: &Path, stop: &AtomicBool) -> Result<bool, S
                 tracing::info!("joined as agent {} in group {}", identity.sensor.0, identity.group);
                 return Ok(true);
             }
-            Err(error @ JoinError::Unreachable(_)) => tracing::warn!("{error}; tried again in {} s", wait.as_secs()),
+            Err(error @ JoinError::Unreachable(..)) => tracing::warn!("{error}; tried again in {} s", wait.as_secs()),
             Err(error) => return Err(format!("{}: {error}", file.display())),
         }
         let steps = wait.as_millis() / STEP.as_millis();

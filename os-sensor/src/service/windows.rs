@@ -192,7 +192,7 @@ fn join_by_token(state: &Path) -> Result<(), String> {
             let _ = std::fs::remove_file(file);
             Ok(())
         }
-        Err(error @ (JoinError::Unreachable(_) | JoinError::Broken(_))) => Err(error.to_string()),
+        Err(error @ (JoinError::Unreachable(..) | JoinError::Broken(_))) => Err(error.to_string()),
         Err(error) => {
             let _ = std::fs::remove_file(file);
             Err(format!("{error}; then run 'thymus-os-sensor join TOKEN' as Administrator"))

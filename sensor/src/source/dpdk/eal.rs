@@ -74,11 +74,29 @@ pub(super) fn attach(device: &str) -> Result<u16, SourceError> {
     let done = unsafe { dpdk_sys::rte_dev_probe(arguments.as_ptr()) };
     match find(name) {
         Some(id) if done == 0 => Ok(id),
+        _ if lacks_right(device) => Err(SourceError(format!(
+            "dpdk:{device}: it cannot be opened ({}): it takes packets into memory that it locks, which needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_IPC_LOCK; run as root, give the program these, or use \"af_packet:NAME\"",
+            words(done)
+        ))),
         _ => Err(SourceError(format!(
             "dpdk:{device}: there is no such device ({}); give a PCI address bound to vfio-pci or uio_pci_generic, or a virtual device such as net_af_packet0,iface=NAME",
             words(done)
         ))),
     }
+}
+
+/// True for an interface's port where this process may not do what that takes. DPDK only says that it failed.
+fn lacks_right(device: &str) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    device.starts_with("net_af_packet") && !may_capture(&status)
+}
+
+/// CAP_NET_RAW, CAP_NET_ADMIN and CAP_IPC_LOCK, in a process's state as the kernel tells it; true where it does not.
+fn may_capture(status: &str) -> bool {
+    const NEEDED: u64 = 1 << 12 | 1 << 13 | 1 << 14;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    effective.is_none_or(|held| held & NEEDED == NEEDED)
 }
 
 fn interfaces() -> String {
@@ -102,4 +120,16 @@ fn find(name: &str) -> Option<u16> {
     // SAFETY: the string outlives the call, which writes the number where it finds one.
     let done = unsafe { dpdk_sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &raw mut id) };
     (done == 0).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::may_capture;
+
+    #[test]
+    fn a_missing_right_is_told_from_a_missing_device() {
+        assert!(may_capture("Name:\tx\nCapEff:\t000001ffffffffff\n") && may_capture("CapEff:\t0000000000007400\n"));
+        assert!(!may_capture("CapEff:\t0000000000003400\n"), "no CAP_IPC_LOCK");
+        assert!(!may_capture("CapEff:\t0000000000000000\n") && may_capture(""));
+    }
 }
