@@ -45,7 +45,10 @@ mod tests {
 
     #[test]
     fn a_peer_that_went_without_a_goodbye_is_told_in_words_of_its_own() {
-        let error = io::Error::new(io::ErrorKind::UnexpectedEof, "peer closed connection without sending TLS close_notify: https://docs.rs/");
+        let error = io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "peer closed connection without sending TLS close_notify: https://docs.rs/",
+        );
         for said in [ended(&error), with_cure(&error)] {
             assert!(said.contains("without a goodbye") && !said.contains("https"), "{said}");
         }

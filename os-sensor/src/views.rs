@@ -191,7 +191,7 @@ impl Views {
     fn key(&self, ends: &Ends, card: usize) -> u64 {
         let Ends { source, target, source_port, target_port, proto } = *ends;
         let mut bytes = [0; 37];
-        let ports = [source_port.to_be_bytes(), target_port.to_be_bytes()].concat();
+        let ports = source_port.to_be_bytes().into_iter().chain(target_port.to_be_bytes());
         let parts = source.0.into_iter().chain(target.0).chain(ports).chain([proto]);
         bytes.iter_mut().zip(parts).for_each(|(place, byte)| *place = byte);
         hash_of([self.seed, card as u64], &bytes)
@@ -205,7 +205,6 @@ fn sockets(ends: &Ends) -> [SocketAddr; 2] {
 /// What neither a router nor a translator changes.
 fn content_of(seed: u64, datagram: &Datagram<'_>) -> u64 {
     let about = u64::from(datagram.id) << 32 | u64::from(datagram.ip_len);
-    let start = |bytes: &[u8]| bytes.get(..PAYLOAD_MAX).unwrap_or(bytes).to_vec();
     let (head, payload) = match &datagram.transport {
         _ if datagram.fragment.is_some() => {
             let at = datagram.fragment.map_or(0, |fragment| fragment.offset);
@@ -218,7 +217,7 @@ fn content_of(seed: u64, datagram: &Datagram<'_>) -> u64 {
         Transport::Udp(udp) => (u64::from(udp.payload_len), udp.payload),
         _ => (1, datagram.bytes.get(if datagram.v6 { 40 } else { 20 }..).unwrap_or_default()),
     };
-    hash_of([seed ^ about, head ^ u64::from(datagram.proto.0)], &start(payload))
+    hash_of([seed ^ about, head ^ u64::from(datagram.proto.0)], payload.get(..PAYLOAD_MAX).unwrap_or(payload))
 }
 
 #[cfg(test)]

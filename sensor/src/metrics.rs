@@ -119,7 +119,8 @@ pub fn text(snapshot: &Snapshot) -> String {
 fn agents_text(snapshot: &Snapshot, out: &mut String) {
     let agents = &snapshot.health.agents;
     let _ = writeln!(out, "# HELP thymus_sensor_agents_connected OS-sensors connected now.");
-    let _ = writeln!(out, "# TYPE thymus_sensor_agents_connected gauge\nthymus_sensor_agents_connected {}", agents.len());
+    let _ =
+        writeln!(out, "# TYPE thymus_sensor_agents_connected gauge\nthymus_sensor_agents_connected {}", agents.len());
     if agents.is_empty() {
         return;
     }
@@ -129,7 +130,8 @@ fn agents_text(snapshot: &Snapshot, out: &mut String) {
         let _ = writeln!(out, "# TYPE {name} counter");
         for agent in agents.iter().take(AGENTS_MAX) {
             for (fate, count) in AGENT_FATES {
-                let _ = writeln!(out, "{name}{{agent=\"{}\",fate=\"{fate}\"}} {}", agent.id, pick(count(&agent.ledger)));
+                let _ =
+                    writeln!(out, "{name}{{agent=\"{}\",fate=\"{fate}\"}} {}", agent.id, pick(count(&agent.ledger)));
             }
         }
     }
@@ -177,7 +179,9 @@ mod tests {
     #[test]
     fn each_agent_has_its_ledger_and_many_have_no_lines_without_end() {
         let mut snapshot = Snapshot::default();
-        assert!(text(&snapshot).contains("thymus_sensor_agents_connected 0") && !text(&snapshot).contains("agent_packets"));
+        assert!(
+            text(&snapshot).contains("thymus_sensor_agents_connected 0") && !text(&snapshot).contains("agent_packets")
+        );
         let agent = |id| {
             let mut agent = AgentHealth { id, ..AgentHealth::default() };
             agent.ledger.left.add(60);
