@@ -1,5 +1,5 @@
 //! One copy of each packet: what this member owns goes into parcels, or into rows where the mode is metadata; what others
-//! own is left to them and remembered for two seconds, in case they go.
+//! own is left to them and remembered for three seconds, in case they go.
 
 use crate::heads::{Heads, heads_len};
 use crate::meter::MeterParts;
@@ -131,6 +131,7 @@ impl Select {
         // That the connection is gone may be known here before the stop is: what counts is that others saw us on it.
         if self.was_connected && monotonic.saturating_sub(self.turned.1) > STALL {
             self.stalled = Some((self.turned.0, now));
+            self.member.was_stopped();
         }
         (self.turned, self.was_connected) = ((now, monotonic), is_connected);
         self.metering.turn(now, self.offset);

@@ -49,6 +49,8 @@ pub struct Member {
     pub id: u32,
     /// Number of its vSensor.
     pub relay: u32,
+    /// The epoch in which it came; 0 where its vSensor says that it was there before.
+    pub since: u64,
     /// Hashes of the addresses that it claims.
     pub claims: Vec<u64>,
     /// Those of them whose packets a span sees: all agents leave these alone.

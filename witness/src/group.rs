@@ -16,11 +16,16 @@ struct Here {
     relay: u32,
     claims: Vec<u64>,
     covered: Vec<u64>,
+    /// The epoch in which it came, once it was told.
+    since: Option<u64>,
     /// Its vSensor has not told its claims since it came.
     is_new: bool,
     /// Since when its vSensor, which connected anew, has not told that it is there.
     untold: Option<Time>,
 }
+
+/// No epoch.
+const NEW: u64 = u64::MAX;
 
 /// What a vSensor that connected anew does not tell within this time is gone.
 const RETOLD_WITHIN: u64 = SECOND;
@@ -82,10 +87,12 @@ impl Group {
                     return;
                 }
                 self.relays.insert(relay, now);
-                let old = self.here.get(agent).map(|here| here.claims.clone()).unwrap_or_default();
                 // A vSensor tells the claims right behind; until then those known before are as good as any.
-                let claims = if *held { old } else { Vec::new() };
-                self.here.insert(*agent, Here { relay, claims, covered: Vec::new(), is_new: true, untold: None });
+                let old = self.here.get(agent).filter(|_| *held);
+                let claims = old.map(|here| here.claims.clone()).unwrap_or_default();
+                let since = if *held { Some(old.and_then(|here| here.since).unwrap_or(0)) } else { None };
+                let here = Here { relay, claims, covered: Vec::new(), since, is_new: true, untold: None };
+                self.here.insert(*agent, here);
                 self.claims.enter(*agent, *held);
             }
             AgentEvent::Claims { agent, claims } => {
@@ -196,13 +203,20 @@ impl Group {
             let (claims, covered) =
                 if counts { (here.claims.clone(), here.covered.clone()) } else { Default::default() };
             let provisional = counts && self.claims.is_provisional(*id);
-            next.put(Member { id: *id, relay: here.relay, claims, covered, provisional });
+            let since = here.since.unwrap_or(NEW);
+            next.put(Member { id: *id, relay: here.relay, since, claims, covered, provisional });
         }
         if next.is_like(&self.told) {
             return None;
         }
         next.changed_since(&self.told).into_iter().for_each(|member| self.claims.unsettle(member));
         next.epoch = epoch();
+        for (id, here) in self.here.iter_mut().filter(|(_, here)| here.since.is_none()) {
+            here.since = Some(next.epoch);
+            if let Some(member) = next.member(*id).cloned() {
+                next.put(Member { since: next.epoch, ..member });
+            }
+        }
         let parts = next.since(&self.told);
         self.told = next;
         Some(parts)

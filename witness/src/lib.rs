@@ -7,7 +7,7 @@
 //! address all agents leave to it.
 //!
 //! The master keeps a [`Group`], a vSensor a [`Relay`], an agent a [`Member`]. Nothing that two saw is lost, because
-//! what a member leaves to another it remembers for two seconds, and everybody is taken for gone within less: an agent
+//! what a member leaves to another it remembers for three seconds, and everybody is taken for gone within less: an agent
 //! by its vSensor, a vSensor by the master, the master by its vSensors.
 #![forbid(unsafe_code)]
 

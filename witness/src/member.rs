@@ -8,6 +8,7 @@ use crate::shadow::{Left, Shadow};
 use std::collections::BTreeMap;
 use thymus_dissect::Frame;
 use thymus_dissect::decode::Packet;
+use thymus_record::Time;
 use thymus_record::ledger::Count;
 use thymus_record::message::{Member as Known, Members, Passed};
 
@@ -20,12 +21,24 @@ pub struct Report {
     pub own: Vec<(u64, Passed)>,
 }
 
+/// What was left before we were stopped: nobody could tell us since whether its owners live on.
+struct Aside {
+    shadow: Shadow,
+    /// The epoch that we knew.
+    epoch: u64,
+    /// A vSensor has begun to tell all that it knows.
+    is_told: bool,
+}
+
 /// One member.
 pub struct Member {
     me: u32,
     roster: Roster,
     witness: Witness,
     shadow: Shadow,
+    aside: Option<Aside>,
+    /// When the last packet was there.
+    last: Time,
     /// The newest epoch of all connections.
     newest: u64,
     /// The epoch is complete.
@@ -42,6 +55,8 @@ impl Member {
             roster: Roster::default(),
             witness: Witness::default(),
             shadow: Shadow::default(),
+            aside: None,
+            last: Time(0),
             newest: 0,
             is_whole: false,
             left: BTreeMap::new(),
@@ -51,6 +66,7 @@ impl Member {
 
     /// What to do with a packet; what is left is remembered.
     pub fn take(&mut self, packet: &Packet<'_>, frame: &Frame<'_>) -> Look {
+        self.last = self.last.max(frame.time);
         let Some(ends) = ends_of(packet) else {
             return Look { choice: Choice::SendToo, owner: None, second: None, own: [None; 2] };
         };
@@ -81,7 +97,10 @@ impl Member {
 
     /// The group changed: what was left to members that no longer own it is given to `send`, to be sent after all. A
     /// vSensor that is behind what is known already is not believed: until it has caught up all is sent.
-    pub fn hear(&mut self, part: &Members, send: impl FnMut(&Left<'_>)) {
+    pub fn hear(&mut self, part: &Members, mut send: impl FnMut(&Left<'_>)) {
+        if let Some(aside) = &mut self.aside {
+            aside.is_told |= part.anew;
+        }
         self.is_whole = self.roster.apply(part);
         if !self.is_whole {
             return;
@@ -92,7 +111,21 @@ impl Member {
         }
         self.newest = self.roster.epoch;
         self.witness = Witness::new(self.me, &self.roster);
-        self.review(send);
+        self.review(&mut send);
+        self.ask_of_those_aside(send);
+    }
+
+    /// We were stopped for a while: of what was left before, what owners that went meanwhile may not have sent is sent
+    /// once a vSensor says who is there.
+    pub fn was_stopped(&mut self) {
+        let (shadow, epoch) = (self.shadow.set_aside(), self.newest);
+        self.aside.get_or_insert(Aside { shadow, epoch, is_told: false }).is_told = false;
+    }
+
+    fn ask_of_those_aside(&mut self, send: impl FnMut(&Left<'_>)) {
+        let Some(mut aside) = self.aside.take_if(|aside| aside.is_told) else { return };
+        let lived_on = |owner: u32| self.roster.member(owner).is_some_and(|member| member.since <= aside.epoch);
+        aside.shadow.review(|_, owner| (owner == SPAN || lived_on(owner)).then_some(owner), send);
     }
 
     /// Nobody has said for a while who is there: what was left to others is sent after all, and so is what comes.
@@ -109,10 +142,12 @@ impl Member {
     }
 
     fn review(&mut self, send: impl FnMut(&Left<'_>)) {
-        let owner_of = |ends: &_| match self.witness.look(ends).choice {
+        let owner_of = |ends: &_, _| match self.witness.look(ends).choice {
             Choice::Leave(owner) => Some(owner),
             Choice::Send | Choice::SendToo => None,
         };
+        // Where little is left to others, some of it is old, and the receiver no longer knows whether it has it.
+        self.shadow.expire(self.last);
         self.shadow.review(owner_of, send);
     }
 
@@ -151,7 +186,7 @@ impl Member {
         self.roster.member(self.me).is_some_and(|member| !member.covered.is_empty())
     }
 
-    /// Left to others, and forgotten before two seconds had passed.
+    /// Left to others, and forgotten before three seconds had passed.
     pub fn forgotten(&self) -> Count {
         self.shadow.forgotten()
     }

@@ -101,7 +101,7 @@ impl Roster {
         let mut parts = vec![Members { anew, gone, ..part() }];
         let mut bytes = parts.iter().map(|part| part.gone.len() * 11).sum();
         for member in members {
-            let size = 64 + 21 * (member.claims.len() + member.covered.len());
+            let size = 92 + 21 * (member.claims.len() + member.covered.len());
             if bytes + size > PART_BYTES {
                 parts.push(part());
                 bytes = 0;

@@ -1,4 +1,4 @@
-//! What was left to others, for two seconds: if its owner goes, it is sent after all. Chunks of fixed size that are used
+//! What was left to others, for three seconds: if its owner goes, it is sent after all. Chunks of fixed size that are used
 //! again, so that nothing is allocated a packet; when all are full the oldest goes early, counted.
 
 use crate::choice::Ends;
@@ -8,8 +8,8 @@ use thymus_record::Time;
 use thymus_record::ledger::Count;
 use thymus_record::time::SECOND;
 
-/// How long it is remembered.
-pub const SHADOW: u64 = 2 * SECOND;
+/// How long it is remembered: longer than two leases, since a vSensor may be taken for gone just before its master goes.
+pub const SHADOW: u64 = 3 * SECOND;
 /// Bytes of a chunk; a longer frame has a chunk of its own.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks at once: 10 MiB.
@@ -42,7 +42,7 @@ pub struct Left<'a> {
     pub bytes: &'a [u8],
 }
 
-/// The last two seconds of what was left to others.
+/// The last three seconds of what was left to others.
 #[derive(Default)]
 pub struct Shadow {
     chunks: VecDeque<Chunk>,
@@ -75,8 +75,8 @@ impl Shadow {
         chunk.entries.push(Entry { owner: Some(owner), ends, time, wire_len, end: chunk.bytes.len() });
     }
 
-    /// Forgets what is older than two seconds.
-    fn expire(&mut self, now: Time) {
+    /// Forgets what is older than three seconds.
+    pub fn expire(&mut self, now: Time) {
         let old = |chunk: &Chunk| chunk.entries.last().is_none_or(|entry| now.since(entry.time) > SHADOW);
         while self.chunks.front().is_some_and(old) {
             let Some(chunk) = self.chunks.pop_front() else { return };
@@ -93,17 +93,16 @@ impl Shadow {
         }
     }
 
-    /// Asks for each frame who sends it now; where `owner_of` knows nobody, the frame is given to `send`.
-    pub fn review(&mut self, owner_of: impl Fn(&Ends) -> Option<u32>, mut send: impl FnMut(&Left<'_>)) {
+    /// Asks for each frame, by its ends and who was to send it, who sends it now; where `owner_of` knows nobody, the frame
+    /// is given to `send`.
+    pub fn review(&mut self, owner_of: impl Fn(&Ends, u32) -> Option<u32>, mut send: impl FnMut(&Left<'_>)) {
         for chunk in &mut self.chunks {
             let mut start = 0;
             for entry in &mut chunk.entries {
                 let bytes = chunk.bytes.get(start..entry.end).unwrap_or_default();
                 start = entry.end;
-                if entry.owner.is_none() {
-                    continue;
-                }
-                entry.owner = owner_of(&entry.ends);
+                let Some(owner) = entry.owner else { continue };
+                entry.owner = owner_of(&entry.ends, owner);
                 if entry.owner.is_none() {
                     send(&Left { time: entry.time, wire_len: entry.wire_len, bytes });
                 }
@@ -111,7 +110,12 @@ impl Shadow {
         }
     }
 
-    /// What had to be forgotten before two seconds had passed, for want of room.
+    /// Takes out all that it remembers, for time to stand still there.
+    pub fn set_aside(&mut self) -> Shadow {
+        Shadow { chunks: std::mem::take(&mut self.chunks), ..Shadow::default() }
+    }
+
+    /// What had to be forgotten before three seconds had passed, for want of room.
     pub fn forgotten(&self) -> Count {
         self.forgotten
     }
@@ -144,20 +148,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_in_the_last_two_seconds_comes_back_in_order_and_once() {
+    fn what_was_left_in_the_last_three_seconds_comes_back_in_order_and_once() {
         let mut shadow = Shadow::default();
-        (0..30_000u64).for_each(|n| remember(&mut shadow, n, n * SECOND / 10_000, 60));
+        (0..45_000u64).for_each(|n| remember(&mut shadow, n, n * SECOND / 10_000, 60));
         let mut back = Vec::new();
         // Half of the flows still have an owner.
-        let odd = |ends: &Ends| (ends.source_port % 2 == 1).then_some(9);
+        let odd = |ends: &Ends, _| (ends.source_port % 2 == 1).then_some(9);
         shadow.review(odd, |left| back.push(u64::from_le_bytes(*left.bytes.first_chunk().unwrap())));
         assert!(back.is_sorted() && back.iter().all(|n| n % 2 == 0));
-        assert!((10_000..11_500).contains(&back.len()), "two seconds of every second frame: {}", back.len());
-        assert_eq!(back.last(), Some(&29_998));
+        assert!((15_000..16_500).contains(&back.len()), "three seconds of every second frame: {}", back.len());
+        assert_eq!(back.last(), Some(&44_998));
         let mut again = 0usize;
         shadow.review(odd, |_| again += 1);
         assert_eq!(again, 0);
-        shadow.review(|_| None, |_| again += 1);
+        shadow.review(|_, _| None, |_| again += 1);
         assert!(again.abs_diff(back.len()) <= 1, "{again} of {}", back.len());
         assert_eq!(shadow.forgotten(), Count::default());
     }
@@ -168,7 +172,7 @@ mod tests {
         (0..20_000u64).for_each(|n| remember(&mut shadow, n, n, 1_500));
         assert!(shadow.chunks.len() <= CHUNKS_MAX && shadow.forgotten().packets > 10_000);
         let mut kept = 0;
-        shadow.review(|_| None, |_| kept += 1);
+        shadow.review(|_, _| None, |_| kept += 1);
         assert_eq!(kept + shadow.forgotten().packets, 20_000);
         // An old trickle does not hold what came before it.
         (0..100u64).for_each(|n| remember(&mut shadow, n, SECOND + n * SECOND / 10, 60));

@@ -24,6 +24,8 @@ const FAULTS: (u64, u64) = (15_000, 26_000);
 const END: u64 = 52_000;
 /// After a fault so long is not quiet: takeover, and claims that are checked anew.
 const UNQUIET: u64 = 13_000;
+/// An agent that was stopped for longer knows it.
+const STALL: u64 = 1_500;
 const HOSTS: usize = 6;
 const GROUP_SEED: u64 = 0x5eed;
 
@@ -78,6 +80,7 @@ struct Agent {
     run: u64,
     member: Option<Member>,
     paused: bool,
+    paused_at: u64,
     /// Captured while it was paused.
     buffer: Vec<u32>,
     /// Frames sent and not yet taken, by number in its run.
@@ -127,6 +130,10 @@ struct World {
     packets: Vec<Packet>,
     /// When each run of an agent ended by kill.
     deaths: BTreeMap<(u32, u64), u64>,
+    /// Packets that an agent had not delivered when it was killed.
+    died_with: BTreeSet<(u32, u32)>,
+    /// When agents were stopped.
+    stops: Vec<(u32, u64)>,
     faults: Vec<u64>,
     /// Hosts that the first vSensor's span sees.
     spanned: BTreeSet<usize>,
@@ -181,6 +188,7 @@ impl World {
             run: 0,
             member: Some(Member::new(id)),
             paused: false,
+            paused_at: 0,
             buffer: Vec::new(),
             undecided: VecDeque::new(),
             numbers: 0,
@@ -200,6 +208,8 @@ impl World {
             epoch: 0,
             packets: Vec::new(),
             deaths: BTreeMap::new(),
+            died_with: BTreeSet::new(),
+            stops: Vec::new(),
             faults: Vec::new(),
             spanned,
         };
@@ -282,7 +292,11 @@ impl World {
         self.agents[at].member = None;
         let (id, run) = (self.agents[at].id, self.agents[at].run);
         self.deaths.insert((id, run), self.now);
-        self.agents[at].undecided.clear();
+        for (_, frame) in std::mem::take(&mut self.agents[at].undecided) {
+            if let FromAgent::Frame { packet, .. } = frame {
+                self.died_with.insert((packet, id));
+            }
+        }
         self.agents[at].buffer.clear();
         // The system closes its connection at once; the vSensor may still learn of it late.
         if self.random.below(2) == 0 {
@@ -530,7 +544,8 @@ impl World {
                 (Mend::Agent(at), (600, 4_000))
             }
             2 => {
-                self.agents[at].paused = true;
+                (self.agents[at].paused, self.agents[at].paused_at) = (true, self.now);
+                self.stops.push((self.agents[at].id, self.now));
                 (Mend::Pause(at), (100, 3_000))
             }
             3 => {
@@ -562,7 +577,13 @@ impl World {
         self.faults.push(self.now);
         match mend {
             Mend::Agent(at) if self.agents[at].member.is_none() => self.start_agent(at),
-            Mend::Pause(at) => self.agents[at].paused = false,
+            Mend::Pause(at) => {
+                let agent = &mut self.agents[at];
+                let stopped = std::mem::take(&mut agent.paused) && self.now - agent.paused_at > STALL;
+                if let Some(member) = agent.member.as_mut().filter(|_| stopped) {
+                    member.was_stopped();
+                }
+            }
             Mend::Link(at) => self.agents[at].link_up = true,
             Mend::Uplink(on) => self.sensors[on].master_up = true,
             Mend::Master if self.master.is_none() => self.master = Some(Group::new(GROUP_SEED)),
@@ -607,13 +628,18 @@ impl World {
     fn is_quiet(&self, at: u64) -> bool {
         at > 13_000
             && self.faults.iter().all(|fault| at < *fault || at > fault + UNQUIET)
-            && self.faults.iter().all(|fault| at + 3_000 < *fault || at >= *fault)
+            && self.faults.iter().all(|fault| at + 4_200 < *fault || at >= *fault)
     }
 
-    /// Witnesses of a packet that lived on until what they left or sent must have come.
-    fn survivors(&self, packet: &Packet) -> usize {
-        let lived = |witness: &&(u32, u64)| self.deaths.get(witness).is_none_or(|at| *at > packet.time + 4_000);
-        packet.witnesses.iter().filter(lived).count()
+    /// True for a witness of a packet that lived on until what it left or sent must have come.
+    fn lived_on(&self, number: usize, packet: &Packet, witness: &(u32, u64)) -> bool {
+        let lived = self.deaths.get(witness).is_none_or(|at| *at > packet.time + 5_000)
+            && !self.died_with.contains(&(number as u32, witness.0));
+        // One that was stopped right behind still has it, but may not know whether the span had it too.
+        let by_span = !packet.spanned && [packet.hosts.0, packet.hosts.1].iter().any(|at| self.spanned.contains(at));
+        let soon = packet.time..packet.time + 5_000;
+        let was_stopped = self.stops.iter().any(|(id, at)| *id == witness.0 && soon.contains(at));
+        lived && !(was_stopped && (packet.witnesses.len() < 2 || by_span))
     }
 
     fn check(&self, seed: u64) {
@@ -624,7 +650,7 @@ impl World {
                     packet.time, packet.hosts, packet.spanned
                 )
             };
-            if self.survivors(packet) > 0 {
+            if packet.witnesses.iter().any(|witness| self.lived_on(number, packet, witness)) {
                 assert!(packet.kept > 0, "{}: lost", what());
             }
             if self.is_quiet(packet.time) && !packet.witnesses.is_empty() {
@@ -685,7 +711,10 @@ fn who_keeps_back_what_it_owns_silences_nobody_for_longer_than_the_check_takes()
         let found = from + 12_000;
         let mut late = 0;
         for (number, packet) in world.packets.iter().enumerate() {
-            let honest = packet.witnesses.iter().any(|witness| witness.0 != world.agents[1].id);
+            let honest = packet
+                .witnesses
+                .iter()
+                .any(|witness| witness.0 != world.agents[1].id && world.lived_on(number, packet, witness));
             let silenced = honest && packet.kept == 0;
             assert!(!silenced || packet.time >= from, "seed {seed}: packet {number} is lost before anybody lied");
             late += u32::from(silenced && packet.time > found);
@@ -701,9 +730,8 @@ fn who_claims_the_addresses_of_all_others_silences_nobody_at_all() {
         world.agents[1].lies_from = 0;
         world.run(seed % 3);
         for (number, packet) in world.packets.iter().enumerate() {
-            let honest = |witness: &&(u32, u64)| {
-                witness.0 != world.agents[1].id && world.deaths.get(witness).is_none_or(|at| *at > packet.time + 4_000)
-            };
+            let honest =
+                |witness: &&(u32, u64)| witness.0 != world.agents[1].id && world.lived_on(number, packet, witness);
             let seen = packet.witnesses.iter().filter(honest).count();
             assert!(seen == 0 || packet.kept > 0, "seed {seed}: packet {number} at {} ms is lost", packet.time);
         }

@@ -21,7 +21,7 @@ use thymus_record::{Address, Mac, Time};
 /// What is told to agents and to the master.
 mod telling;
 
-/// A master that is silent for longer is not there: less than the two seconds that agents remember.
+/// A master that is silent for longer is not there: less than half of what agents remember.
 pub const LEASE: u64 = 1_200_000_000;
 /// Groups of one vSensor's agents.
 pub const GROUPS_MAX: usize = 256;

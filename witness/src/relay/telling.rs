@@ -51,7 +51,8 @@ impl Relay {
                     declared: piece_of(&declared, piece),
                 }));
             }
-            if self.turns.is_multiple_of(2) {
+            // Longer than agents remember what they left to others.
+            if self.turns.is_multiple_of(4) {
                 group.copies.turn();
             }
         }
