@@ -211,8 +211,7 @@ impl Select {
         self.dropped += Passed { bytes: packets * mean, packets, bare: packets };
         self.ledger.seen.packets += packets;
         self.ledger.shed.packets += packets;
-        let reason = if capped { &mut self.reasons.cpu } else { &mut self.reasons.kernel };
-        reason.packets += packets;
+        (if capped { &mut self.reasons.cpu } else { &mut self.reasons.kernel }).packets += packets;
     }
 
     /// A frame that the policy's filter leaves out.
