@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thymus_record::Time;
-use thymus_record::message::{ToAgent, ToRelay};
+use thymus_record::message::{Ended, ToAgent, ToRelay};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -67,6 +67,8 @@ pub struct AgentLinkParts {
     pub software: String,
     /// Epoch time.
     pub wall: fn() -> Time,
+    /// The run that numbers parcels; and the one before, if it was ended without warning.
+    pub run: (u64, Option<Ended>),
     /// Where parcels wait while no vSensor takes them.
     pub late: Option<Arc<Spool>>,
     /// Batches of our own metadata, and the run that numbers them.
@@ -113,8 +115,7 @@ impl AgentLink {
         let outgoing = Arc::<Outgoing>::default();
         let (sender, messages) = mpsc::channel(MESSAGES_MAX);
         let control = AgentControl { messages: sender, state: Arc::clone(&state) };
-        let boot: u64 = rand::rng().random();
-        let agent = parts.identity.sensor;
+        let (boot, agent) = (parts.run.0, parts.identity.sensor);
         let late = parts.late.clone().map(|spool| Arc::new(Late::new(spool, agent, boot)));
         let unwanted = Arc::new(AtomicU64::new(0));
         let left = Undelivered {
@@ -280,7 +281,8 @@ impl Running {
         let (reader, mut writer) = tokio::io::split(tls);
         let mut reader = FrameReader::of_orders(reader);
         let (software, name) = (self.parts.software.clone(), self.parts.name.clone());
-        let hello = ToRelay::Hello { software, name, boot: self.boot };
+        let (taken, before) = (self.left.parcels.first(), self.parts.run.1.clone());
+        let hello = ToRelay::Hello { software, name, boot: self.boot, taken, before };
         writer.write_all(&WireFrame::control(&hello).encode()).await?;
         writer.flush().await?;
         while self.messages.try_recv().is_ok() {}

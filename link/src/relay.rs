@@ -272,7 +272,7 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
     let mut reader = FrameReader::new(reader);
     let hello = timeout(FIRST_MAX, reader.next()).await.map_err(|_elapsed| io::Error::other("it said nothing"))??;
     let hello = hello.and_then(|frame| serde_json::from_slice(&frame.payload).ok());
-    let Some(ToRelay::Hello { software, name, boot }) = hello else {
+    let Some(ToRelay::Hello { software, name, boot, taken, before }) = hello else {
         return Err(io::Error::other("it did not say hello"));
     };
     let name: String = name.chars().filter(|letter| !letter.is_control()).take(64).collect();
@@ -291,7 +291,7 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
         let _ = writer.shutdown().await;
         return Err(io::Error::other(why));
     }
-    shared.agents().hear(agent, ToRelay::Hello { software, name, boot });
+    shared.agents().hear(agent, ToRelay::Hello { software, name, boot, taken, before });
     let speak = async {
         let mut pings = interval(PING_EVERY);
         loop {

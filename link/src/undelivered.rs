@@ -36,6 +36,11 @@ impl Parcels {
         }
     }
 
+    /// The first that was not taken yet.
+    pub(crate) fn first(&self) -> u64 {
+        self.undecided.front().map_or(self.next, |(number, _)| *number)
+    }
+
     /// True if another one may be sent.
     pub(crate) fn has_room(&self) -> bool {
         self.undecided.len() < UNDECIDED_MAX

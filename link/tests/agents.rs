@@ -144,6 +144,7 @@ fn agent(mut identity: Identity, address: SocketAddr) -> (AgentLink, Arc<Mutex<V
         software: "test".to_owned(),
         wall: now,
         late: None,
+        run: (1, None),
         batches: None,
         hear: Box::new(move |message| hearing.lock().unwrap().extend(message)),
     };
@@ -324,7 +325,7 @@ fn speak_and_never_read(identity: &Identity, address: SocketAddr) -> std::io::Er
         }
         Ok(())
     };
-    let hello = ToRelay::Hello { software: String::new(), name: "deaf".to_owned(), boot: 1 };
+    let hello = ToRelay::Hello { software: String::new(), name: "deaf".to_owned(), boot: 1, taken: 0, before: None };
     let (left, metered, own) = <(Vec<_>, Vec<_>, Vec<_>)>::default();
     let alive = ToRelay::Alive { ledger: None, left, dropped: Default::default(), metered, own, time: None };
     let mut said = say(&hello);

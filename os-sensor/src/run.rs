@@ -12,7 +12,7 @@ use crate::interfaces::chosen;
 use crate::meter::MeterParts;
 use crate::owners::Owners;
 use crate::select::Select;
-use crate::status::{load_policy, save_policy, write};
+use crate::status::{Status, ended, load_policy, save_policy, write};
 use crate::system::host_name;
 use crate::views::Card;
 use crate::waiting::Waiting;
@@ -48,6 +48,7 @@ const LAST: Duration = Duration::from_millis(300);
 struct Agent {
     state: PathBuf,
     identity: Identity,
+    run: u64,
     link: AgentLink,
     heard: Receiver<Option<ToAgent>>,
     gate: Gate,
@@ -78,7 +79,7 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
     let identity = Identity::load(state).map_err(|error| error.to_string())?;
     let (tell, heard) = channel();
     let waiting = Waiting::open(state, spool_bytes);
-    let boot = Arc::new(AtomicU64::new(rand::random()));
+    let (run, boot) = (rand::random(), Arc::new(AtomicU64::new(rand::random())));
     let book = SharedOwners::with_max(OWNERS_MAX);
     let mut select = Select::new(identity.sensor.0);
     let parts = AgentLinkParts {
@@ -87,6 +88,7 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
         software: format!("thymus-os-sensor {}", env!("CARGO_PKG_VERSION")),
         wall: Clock::wall,
         spares: select.spares(),
+        run: (run, ended(state)),
         late: waiting.parcels.clone(),
         batches: waiting.batches.clone().map(|spool| (spool, Arc::clone(&boot))),
         hear: Box::new(move |message| drop(tell.send(message))),
@@ -103,6 +105,7 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
     let mut agent = Agent {
         state: state.to_owned(),
         identity,
+        run,
         link,
         heard,
         gate,
@@ -183,7 +186,7 @@ impl Agent {
         self.tell_views();
         self.select.finish();
         std::thread::sleep(LAST);
-        write(&self.state, &self.status());
+        write(&self.state, &Status { in_order: true, ..self.status() });
         if let Some(owners) = self.owners {
             owners.stop();
         }

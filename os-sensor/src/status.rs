@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 use thymus_link::process::Process;
 use thymus_record::Time;
-use thymus_record::message::{AgentInterface, AgentLedger, AgentState, Mode, Policy};
+use thymus_record::message::{AgentInterface, AgentLedger, AgentState, Ended, Mode, Policy};
 use thymus_record::time::SECOND;
 
 /// The state of a running agent.
@@ -44,6 +44,10 @@ pub struct Status {
     pub pid: u32,
     /// The same, as it is found again.
     pub process: Process,
+    /// Its run, which numbers parcels; and whether it ended in order, with nothing left in its memory.
+    pub run: u64,
+    /// See `run`.
+    pub in_order: bool,
 }
 
 /// Writes the state, whole or not at all; on a full disk over the one before, whose room it has.
@@ -60,6 +64,14 @@ pub fn write(state: &Path, status: &Status) {
     {
         let _ = file.set_len(bytes.len() as u64);
     }
+}
+
+/// What the run before had done, if it was ended without warning.
+pub fn ended(state: &Path) -> Option<Ended> {
+    let text = std::fs::read(state.join("status.json")).ok()?;
+    let Status { run, in_order, ledger, .. } = serde_json::from_slice(&text).ok()?;
+    let AgentLedger { sent, spooled_bytes, .. } = ledger;
+    (run != 0 && !in_order).then_some(Ended { boot: run, sent, spooled_bytes })
 }
 
 /// The state in words, and whether packets flow.
@@ -224,6 +236,21 @@ mod tests {
                 && words.contains("with 3 other agents (2, 3, 4), 2 of them relied on so far"),
             "{words}"
         );
+    }
+
+    #[test]
+    fn a_run_that_was_killed_is_told_to_the_next_and_one_that_ended_in_order_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ended(dir.path()), None);
+        let mut status = Status { run: 9, ..Status::default() };
+        status.ledger.sent.add(60);
+        write(dir.path(), &status);
+        let told = Ended { boot: 9, sent: status.ledger.sent, spooled_bytes: 0 };
+        assert_eq!(ended(dir.path()), Some(told));
+        write(dir.path(), &Status { in_order: true, ..status });
+        assert_eq!(ended(dir.path()), None);
+        std::fs::write(dir.path().join("status.json"), "{torn").unwrap();
+        assert_eq!(ended(dir.path()), None);
     }
 
     #[test]

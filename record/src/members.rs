@@ -1,5 +1,6 @@
 //! Who of a group's agents is there: what the master tells vSensors, vSensors tell their agents, and back.
 
+use crate::ledger::Count;
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
 
@@ -137,4 +138,16 @@ pub struct AgentInterface {
     pub addresses: Vec<String>,
     /// Its Ethernet address, as text; empty where it has none.
     pub mac: String,
+}
+
+/// What an agent's run before had done when it last wrote that down; it was ended without warning.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ended {
+    /// That run.
+    pub boot: u64,
+    /// Packets sent, those in its memory included.
+    pub sent: Count,
+    /// Bytes that waited on its disk.
+    pub spooled_bytes: u64,
 }

@@ -3,7 +3,7 @@
 
 pub use crate::ledger::AgentLedger;
 use crate::ledger::Ledger;
-pub use crate::members::{AgentEvent, AgentInterface, Home, Member, Members, Passed, Shared};
+pub use crate::members::{AgentEvent, AgentInterface, Ended, Home, Member, Members, Passed, Shared};
 pub use crate::policy::{AgentOrders, AgentState, Instruction, Mode, Policy, ShedReasons};
 use crate::query::{PcapQuery, QueryReport};
 use crate::{BootId, SensorId, Time};
@@ -116,6 +116,12 @@ pub enum ToRelay {
         name: String,
         /// Its run: numbers of parcels are of this run.
         boot: u64,
+        /// Parcels of this run that were taken, by whichever vSensor.
+        #[serde(default)]
+        taken: u64,
+        /// The run before, if it was ended without warning.
+        #[serde(default)]
+        before: Option<Ended>,
     },
     /// Its interfaces, at first and when they change.
     Interfaces {

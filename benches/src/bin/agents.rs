@@ -134,6 +134,7 @@ fn start(state: &Path, heard: &Arc<Heard>) -> Result<Agent, String> {
         name: state.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         software: "agents".to_owned(),
         wall,
+        run: (wall().0, None),
         late: None,
         batches: None,
         spares: Spares::default(),

@@ -27,6 +27,8 @@ impl Agent {
             taken: Clock::wall(),
             pid: std::process::id(),
             process: Process::current(),
+            run: self.run,
+            in_order: false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The agents of a vSensor: their frames, one copy each, and who of them sends what.
 
 use super::homes;
+use super::runs::Runs;
 use super::source::{AgentSource, RelayNotes};
 use super::speaker::speaks_for;
 use crate::clock::Clock;
@@ -9,7 +10,7 @@ use crate::offset::Offset;
 use crate::orders::Orders;
 use crate::own::OwnTransport;
 use crate::source::{BURST_MAX, Burst};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,6 @@ use thymus_forward::SharedOwners;
 use thymus_link::Exchange;
 use thymus_link::agent::take_frame;
 use thymus_link::relay::{AgentSender, Agents, Ends};
-use thymus_record::ledger::Count;
 use thymus_record::message::{AgentEvent, AgentHealth, AgentInterface, Policy, ToAgent, ToMaster, ToRelay};
 use thymus_record::owner::Owner;
 use thymus_record::{SensorId, Time};
@@ -33,8 +33,6 @@ const INTERFACES_MAX: usize = 64;
 const SHOWN_MAX: usize = 16;
 /// Owners taken of one message.
 const OWNERS_MAX: usize = 256;
-/// Runs of agents whose drops are remembered.
-const RUNS_MAX: usize = 16_384;
 /// Events of one message to the master, each of at most 16 KiB.
 const EVENTS_BYTES: usize = 32 << 10;
 const NOT_RELIED_ON: &str = "it does not send what others leave to it: it is not relied on for a minute, and then tried \
@@ -62,8 +60,8 @@ pub struct Group {
     pub(super) agents: BTreeMap<u32, Agent>,
     dealer: Dealer,
     pub(super) notes: Arc<RelayNotes>,
-    /// Each agent's run, and what it gave up in it, as last told.
-    dropped: HashMap<u32, (u64, Count)>,
+    /// Each agent's run, and what was lost in it.
+    runs: Runs,
     pub(super) homes: PathBuf,
     pub(super) roots: Arc<Roots>,
     pub(super) orders: Orders,
@@ -111,7 +109,7 @@ pub fn group(parts: GroupParts) -> (Group, AgentSource) {
         agents: BTreeMap::new(),
         dealer,
         notes: Arc::clone(&notes),
-        dropped: HashMap::new(),
+        runs: Runs::default(),
         homes,
         roots,
         orders,
@@ -222,6 +220,7 @@ impl Group {
                 if is_late { stamp.min(self.last) } else { stamp.max(self.last).min(self.clock.wall().max(self.last)) };
             self.last = self.last.max(time);
             let wire_len = head.wire_len.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+            self.runs.frame(agent, u64::from(wire_len), is_late);
             let mut frame = Frame { bytes, wire_len, time, port: self.port, ..Frame::default() };
             let verdict = self.relay.frame(agent, (head.shared, head.again || is_late), &frame);
             let Some(FrameVerdict { copy: false, unverified, .. }) = verdict else {
@@ -248,13 +247,6 @@ impl Group {
         if let Some(nanoseconds) = known.offset.heartbeat(self.clock.wall(), theirs) {
             known.sender.send(ToAgent::Offset { nanoseconds });
         }
-    }
-
-    /// What an agent gave up in its run so far.
-    fn note_drops(&mut self, agent: u32, shed: Count) {
-        let known = &mut self.dropped.entry(agent).or_default().1;
-        let fresh = crate::counters::fresh(known, shed);
-        self.notes.count(|counters| counters.missed += fresh);
     }
 
     /// Tells agents what the master said of their batches.
@@ -319,7 +311,8 @@ impl Agents for Group {
                 self.relay.report(agent, (left, metered), dropped, &own, now);
                 self.tell();
                 let Some(ledger) = ledger else { return };
-                self.note_drops(agent, ledger.shed);
+                let missed = self.runs.ledger(agent, &ledger);
+                self.notes.count(|counters| counters.missed += missed);
                 if let Some(health) = self.notes.agents().get_mut(&agent) {
                     health.ledger = *ledger;
                 }
@@ -328,21 +321,18 @@ impl Agents for Group {
             ToRelay::Renew { request, chain } => self.renew(agent, request, chain),
             ToRelay::Owners { owners } => self.owners(agent, owners),
             ToRelay::Views { views } => self.views(agent, &views),
-            // The drops of an agent that was cut off and comes again are not counted twice.
-            ToRelay::Hello { boot, .. } => {
-                if self.dropped.len() >= RUNS_MAX {
-                    self.dropped.retain(|known, _| self.agents.contains_key(known));
-                }
-                let known = self.dropped.entry(agent).or_default();
-                if known.0 != boot {
-                    *known = (boot, Count::default());
-                }
+            // What an agent that was cut off and comes again lost is not counted twice.
+            ToRelay::Hello { boot, taken, before, .. } => {
+                let is_alone = self.agents.get(&agent).is_none_or(|known| known.connections == 1);
+                self.runs.tidy(|known| self.agents.contains_key(known));
+                self.runs.begin(agent, (boot, taken), before.as_ref(), is_alone);
             }
             ToRelay::Unknown => {}
         }
     }
 
     fn take(&mut self, agent: u32, parcel: &[u8]) {
+        self.runs.parcel(agent);
         self.take_frames(agent, parcel, false);
     }
 

@@ -3,6 +3,8 @@
 
 /// The agents, and what they are told.
 mod group;
+/// What they took with them.
+mod runs;
 /// What the master and they say to each other.
 mod control;
 /// Their batches on the way through.
