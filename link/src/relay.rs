@@ -124,8 +124,8 @@ pub trait Agents: Send {
     fn hear(&mut self, agent: u32, message: ToRelay);
     /// It sent frames: see [`crate::agent::take_frame`].
     fn take(&mut self, agent: u32, parcel: &[u8]);
-    /// It sent frames that it had kept on its disk.
-    fn take_late(&mut self, agent: u32, parcel: &[u8]);
+    /// It sent frames that this run of it had kept on its disk.
+    fn take_late(&mut self, agent: u32, boot: u64, parcel: &[u8]);
     /// It sent a batch of its own metadata; gives an error in words to end its connection.
     fn batch(&mut self, agent: u32, bytes: Vec<u8>) -> Result<(), String>;
     /// It is gone.
@@ -368,7 +368,7 @@ async fn listen(
                 };
                 let boot = u64::from_le_bytes(*boot);
                 if is_next(shared, (run.0, boot, Lane::Late), frame.stream) {
-                    shared.agents().take_late(run.0, parcel);
+                    shared.agents().take_late(run.0, boot, parcel);
                 }
                 sender.send(ToAgent::TakenLate { boot, up_to: frame.stream.saturating_add(1) });
             }

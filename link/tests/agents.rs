@@ -109,7 +109,7 @@ impl Agents for Served {
     }
 
     fn take(&mut self, _: u32, _: &[u8]) {}
-    fn take_late(&mut self, _: u32, _: &[u8]) {}
+    fn take_late(&mut self, _: u32, _: u64, _: &[u8]) {}
     fn batch(&mut self, _: u32, _: Vec<u8>) -> Result<(), String> {
         Ok(())
     }
@@ -294,7 +294,7 @@ impl Agents for Present {
 
     fn hear(&mut self, _: u32, _: ToRelay) {}
     fn take(&mut self, _: u32, _: &[u8]) {}
-    fn take_late(&mut self, _: u32, _: &[u8]) {}
+    fn take_late(&mut self, _: u32, _: u64, _: &[u8]) {}
     fn batch(&mut self, _: u32, _: Vec<u8>) -> Result<(), String> {
         Ok(())
     }

@@ -220,7 +220,9 @@ impl Group {
                 if is_late { stamp.min(self.last) } else { stamp.max(self.last).min(self.clock.wall().max(self.last)) };
             self.last = self.last.max(time);
             let wire_len = head.wire_len.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-            self.runs.frame(agent, u64::from(wire_len), is_late);
+            if !is_late {
+                self.runs.frame(agent, u64::from(wire_len));
+            }
             let mut frame = Frame { bytes, wire_len, time, port: self.port, ..Frame::default() };
             let verdict = self.relay.frame(agent, (head.shared, head.again || is_late), &frame);
             let Some(FrameVerdict { copy: false, unverified, .. }) = verdict else {
@@ -336,7 +338,8 @@ impl Agents for Group {
         self.take_frames(agent, parcel, false);
     }
 
-    fn take_late(&mut self, agent: u32, parcel: &[u8]) {
+    fn take_late(&mut self, agent: u32, boot: u64, parcel: &[u8]) {
+        self.runs.late(agent, boot);
         self.take_frames(agent, parcel, true);
     }
 

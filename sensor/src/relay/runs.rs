@@ -20,8 +20,10 @@ struct Run {
     parcels: u64,
     /// What came tells nothing of what was lost.
     is_partial: bool,
-    /// What the run before took with it, until it is certain that it does not wait on the agent's disk.
-    lost_before: Option<Count>,
+    /// Some waited on the agent's disk, as last told.
+    is_spooled: bool,
+    /// The run before, and what it took with it, until it is certain that it does not wait on the agent's disk.
+    lost_before: Option<(u64, Count)>,
 }
 
 impl Run {
@@ -30,7 +32,7 @@ impl Run {
             packets: self.sent.packets.saturating_sub(self.came.packets),
             bytes: self.sent.bytes.saturating_sub(self.came.bytes),
         };
-        (!self.is_partial && lost.packets > 0).then_some(lost)
+        (!self.is_partial && !self.is_spooled && lost.packets > 0).then_some(lost)
     }
 }
 
@@ -48,9 +50,9 @@ impl Runs {
             if let Some(before) = before.filter(|before| before.boot == known.boot) {
                 known.sent.packets = known.sent.packets.max(before.sent.packets);
                 known.sent.bytes = known.sent.bytes.max(before.sent.bytes);
-                known.is_partial |= before.spooled_bytes > 0;
+                known.is_spooled = before.spooled_bytes > 0;
             }
-            let lost_before = known.lost().filter(|_| is_alone);
+            let lost_before = known.lost().filter(|_| is_alone).map(|lost| (known.boot, lost));
             *known = Run { boot, lost_before, is_partial: !is_alone, ..Run::default() };
         }
         known.is_partial |= taken > known.parcels;
@@ -68,12 +70,18 @@ impl Runs {
         self.0.entry(agent).or_default().parcels += 1;
     }
 
-    /// A frame came; `is_late`: off the agent's disk.
-    pub(super) fn frame(&mut self, agent: u32, wire_len: u64, is_late: bool) {
+    /// A frame came as it was captured.
+    pub(super) fn frame(&mut self, agent: u32, wire_len: u64) {
+        self.0.entry(agent).or_default().came.add(wire_len);
+    }
+
+    /// A parcel came that this run had kept on the agent's disk.
+    pub(super) fn late(&mut self, agent: u32, boot: u64) {
         let run = self.0.entry(agent).or_default();
-        run.came.add(wire_len);
-        if is_late {
-            (run.is_partial, run.lost_before) = (true, None);
+        if boot == run.boot {
+            run.is_partial = true;
+        } else if run.lost_before.is_some_and(|(lost, _)| lost == boot) {
+            run.lost_before = None;
         }
     }
 
@@ -81,9 +89,9 @@ impl Runs {
     pub(super) fn ledger(&mut self, agent: u32, ledger: &AgentLedger) -> Count {
         let run = self.0.entry(agent).or_default();
         run.sent = ledger.sent;
-        run.is_partial |= ledger.spooled_bytes > 0;
+        run.is_spooled = ledger.spooled_bytes > 0;
         let mut missed = crate::counters::fresh(&mut run.shed, ledger.shed);
-        if let Some(lost) = run.lost_before.take().filter(|_| ledger.spooled_bytes == 0) {
+        if let Some((_, lost)) = run.lost_before.take().filter(|_| ledger.spooled_bytes == 0) {
             let Count { packets, bytes } = lost;
             tracing::warn!(
                 "agent {agent} was ended with {packets} packets, {bytes} bytes, in its memory: they are missed"
@@ -109,7 +117,7 @@ mod tests {
         runs.begin(7, (1, 0), None, true);
         for _ in 0..10 {
             runs.parcel(7);
-            (0..10).for_each(|_| runs.frame(7, 100, false));
+            (0..10).for_each(|_| runs.frame(7, 100));
         }
         assert_eq!(runs.ledger(7, &told(130, 5, 0)).packets, 5, "given up");
         runs
@@ -136,7 +144,6 @@ mod tests {
 
     #[test]
     fn what_may_have_come_elsewhere_or_waits_on_a_disk_is_not_called_missed() {
-        let on_disk = |runs: &mut Runs| runs.frame(7, 100, true);
         let mut runs = killed();
         runs.begin(7, (1, 11), None, true);
         runs.begin(7, (2, 0), None, true);
@@ -146,8 +153,17 @@ mod tests {
         assert_eq!(runs.ledger(7, &told(0, 0, 9)).packets, 0, "some waits on disk");
         let mut runs = killed();
         runs.begin(7, (2, 0), None, true);
-        on_disk(&mut runs);
+        runs.late(7, 1);
         assert_eq!(runs.ledger(7, &told(0, 0, 0)).packets, 0, "some came off the disk");
+        let mut runs = killed();
+        runs.late(7, 1);
+        runs.begin(7, (2, 0), None, true);
+        assert_eq!(runs.ledger(7, &told(0, 0, 0)).packets, 0, "some had come off the disk");
+        let mut runs = killed();
+        runs.late(7, 99);
+        runs.begin(7, (2, 0), None, true);
+        runs.late(7, 99);
+        assert_eq!(runs.ledger(7, &told(0, 0, 0)).packets, 30, "what an earlier run had kept says nothing");
         let mut runs = killed();
         runs.begin(7, (2, 0), None, false);
         assert_eq!(runs.ledger(7, &told(0, 0, 0)).packets, 0, "its old connection is still read");
