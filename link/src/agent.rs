@@ -15,9 +15,10 @@
 //! oldest first, at [`LATE_PER_SECOND`] beside what is captured now. Batches of metadata go the same way, and stay in
 //! their spool until the master holds them.
 
+pub use crate::allowance::Allowance;
 use crate::cure::{with_cure, words_of};
 use crate::dial::{Peers, dial, silence};
-use crate::frame::{FrameReader, Kind, WireFrame};
+use crate::frame::{FrameReader, WireFrame};
 use crate::outgoing::Outgoing;
 pub use crate::parcel::{FRAME_HEAD, FrameHead, Spares, put_frame, take_frame};
 use crate::spool::Spool;
@@ -44,11 +45,9 @@ use tokio_rustls::client::TlsStream;
 
 /// Messages waiting to be told.
 const MESSAGES_MAX: usize = 1_024;
-/// Parcels off the disk that were sent and not yet taken, and how many are sent in a second: 4 MiB.
-const LATE_MAX: u64 = 16;
+/// Parcels off the disk that are sent in a second: 4 MiB.
 const LATE_PER_SECOND: u32 = 64;
-/// Batches of metadata sent and not yet acknowledged; one that found no room is sent again after a while.
-const BATCHES_MAX: u64 = 16;
+/// A batch of metadata that found no room is sent again after a while.
 const NO_ROOM: Duration = Duration::from_secs(1);
 /// The vSensor pings three times a second. Where there is another one, patience is short.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -75,6 +74,8 @@ pub struct AgentLinkParts {
     pub batches: Option<(Arc<Spool>, Arc<AtomicU64>)>,
     /// Where parcels that were taken go, to be filled again.
     pub spares: Spares,
+    /// What may be sent of what waited.
+    pub allowance: Allowance,
     /// Hears what the vSensor says, and with `None` that a connection begins.
     pub hear: Box<dyn Fn(Option<ToAgent>) + Send + Sync>,
 }
@@ -314,10 +315,8 @@ impl Running {
         let mut renewals = interval(RENEW_EVERY);
         loop {
             self.left.parcels.send(&self.outgoing, writer).await?;
-            while has_room && let Some(batch) = batches.as_ref().and_then(|spool| spool.take_next(BATCHES_MAX)) {
-                for frame in WireFrame::batch(&batch.bytes) {
-                    writer.write_all(&frame.encode()).await?;
-                }
+            if has_room {
+                self.left.send_batches(&self.parts.allowance, writer).await?;
             }
             writer.flush().await?;
             let is_late = late.as_ref().is_some_and(|spool| spool.counts().batches > 0);
@@ -353,11 +352,7 @@ impl Running {
                 () = filled(batches.as_deref()) => {}
                 _ = retry.tick() => has_room = true,
                 _ = late_due.tick(), if is_late => {
-                    if let Some(parcel) = late.as_ref().and_then(|spool| spool.take_oldest(LATE_MAX)) {
-                        let payload = [parcel.boot.0.to_le_bytes().as_slice(), &parcel.bytes].concat();
-                        let frame = WireFrame { kind: Kind::LateFrames, stream: parcel.sequence, payload };
-                        writer.write_all(&frame.encode()).await?;
-                    }
+                    self.left.send_late(&self.parts.allowance, writer).await?;
                 }
                 () = self.outgoing.wait(), if self.left.parcels.has_room() => {}
             }

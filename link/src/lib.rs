@@ -36,6 +36,8 @@ mod parcel;
 mod settle;
 /// Which of several vSensors.
 mod dial;
+/// The limit on what an agent sends.
+mod allowance;
 /// Told to stop.
 mod stop;
 /// Parcels on their way to the link's thread.

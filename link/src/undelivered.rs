@@ -1,5 +1,6 @@
 //! What an agent has not delivered yet: parcels under way, parcels on its disk, batches that the master does not hold.
 
+use crate::allowance::Allowance;
 use crate::frame::{Kind, WireFrame};
 use crate::outgoing::Outgoing;
 use crate::parcel::Spares;
@@ -16,6 +17,11 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// Parcels sent and not yet taken.
 const UNDECIDED_MAX: usize = 48;
+
+/// Parcels off the disk sent and not yet taken.
+const LATE_MAX: u64 = 16;
+/// Batches of metadata sent and not yet acknowledged.
+const BATCHES_MAX: u64 = 16;
 
 /// Parcels on their way: waiting, then sent and undecided.
 #[derive(Default)]
@@ -103,6 +109,37 @@ impl Undelivered {
         self.parcels.sent = 0;
         let batches = self.batches.as_ref().map(|(spool, _)| spool);
         self.late.iter().map(|late| &late.spool).chain(batches).for_each(|spool| spool.rewind());
+    }
+
+    /// Sends batches of metadata, as far as the limit on what is sent allows.
+    pub(crate) async fn send_batches(
+        &self,
+        allowance: &Allowance,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        let Some((spool, _)) = &self.batches else { return Ok(()) };
+        while allowance.is_there()
+            && let Some(batch) = spool.take_next(BATCHES_MAX)
+        {
+            for frame in WireFrame::batch(&batch.bytes) {
+                writer.write_all(&frame.encode()).await?;
+            }
+            allowance.spend(batch.bytes.len());
+        }
+        Ok(())
+    }
+
+    /// Sends a parcel off the disk, if that limit leaves room.
+    pub(crate) async fn send_late(
+        &self,
+        allowance: &Allowance,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
+        let Some(late) = self.late.as_ref().filter(|_| allowance.is_ample()) else { return Ok(()) };
+        let Some(parcel) = late.spool.take_oldest(LATE_MAX) else { return Ok(()) };
+        let payload = [parcel.boot.0.to_le_bytes().as_slice(), &parcel.bytes].concat();
+        allowance.spend(payload.len());
+        writer.write_all(&WireFrame { kind: Kind::LateFrames, stream: parcel.sequence, payload }.encode()).await
     }
 
     /// There was no room for this batch.

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use thymus_link::agent::{AgentLink, AgentLinkParts, Spares};
+use thymus_link::agent::{AgentLink, AgentLinkParts, Allowance, Spares};
 use thymus_link::enrol::{Redeemed, TokenBook, join};
 use thymus_link::frame::WireFrame;
 use thymus_link::issuer::TokenGrant;
@@ -139,6 +139,7 @@ fn agent(mut identity: Identity, address: SocketAddr) -> (AgentLink, Arc<Mutex<V
     let hearing = Arc::clone(&heard);
     let parts = AgentLinkParts {
         spares: Spares::default(),
+        allowance: Allowance::default(),
         identity,
         name: "host".to_owned(),
         software: "test".to_owned(),

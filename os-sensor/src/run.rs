@@ -89,6 +89,7 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
         wall: Clock::wall,
         spares: select.spares(),
         run: (run, ended(state)),
+        allowance: select.allowance(),
         late: waiting.parcels.clone(),
         batches: waiting.batches.clone().map(|spool| (spool, Arc::clone(&boot))),
         hear: Box::new(move |message| drop(tell.send(message))),

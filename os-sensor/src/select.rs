@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use thymus_dissect::Frame;
 use thymus_dissect::decode::{Content, Packet, Transport, decode};
-use thymus_link::agent::{FRAME_HEAD, FrameHead, Spares};
+use thymus_link::agent::{Allowance, FRAME_HEAD, FrameHead, Spares};
 use thymus_record::Time;
 use thymus_record::message::{AgentLedger, Members, Mode, Passed, Policy, ShedReasons};
 use thymus_witness::{Choice, Left, Look, Member, Report, ends_of, ends_of_flow, flow_hash, passed_of};
@@ -57,8 +57,7 @@ pub struct Select {
     /// While we were stopped others took over.
     stalled: Option<(Time, Time)>,
     /// Bytes that may still be sent within the limit of the policy.
-    allowed: f64,
-    refilled: Time,
+    allowance: Allowance,
 }
 
 impl Select {
@@ -85,8 +84,7 @@ impl Select {
             turned: (Time(0), Duration::ZERO),
             was_connected: false,
             stalled: None,
-            allowed: 0.0,
-            refilled: Time(0),
+            allowance: Allowance::default(),
         }
     }
 
@@ -135,6 +133,7 @@ impl Select {
         }
         (self.turned, self.was_connected) = ((now, monotonic), is_connected);
         self.metering.turn(now, self.offset);
+        self.allowance.turn(now);
     }
 
     /// The end: all rows are on their way.
@@ -181,6 +180,11 @@ impl Select {
         self.parcel.spares.clone()
     }
 
+    /// What may be sent of all that is.
+    pub fn allowance(&self) -> Allowance {
+        self.allowance.clone()
+    }
+
     /// Where the vSensors are.
     pub fn set_own(&mut self, own: Vec<SocketAddr>) {
         self.own = own;
@@ -189,6 +193,7 @@ impl Select {
     /// What to take.
     pub fn set_policy(&mut self, policy: Policy) {
         let mode = policy.mode;
+        self.allowance.set(policy.mbps_max);
         self.policy = policy;
         self.metering.switch(mode == Mode::Metadata, self.turned.0);
         self.heads = if mode == Mode::Head { self.heads.take().or_else(|| Some(Heads::default())) } else { None };
@@ -342,7 +347,7 @@ impl Select {
     ) {
         let snaplen = usize::try_from(self.policy.snaplen).unwrap_or(FRAME_MAX).clamp(64, FRAME_MAX);
         let bytes = bytes.get(..snaplen).unwrap_or(bytes);
-        if !self.is_allowed(head.time, bytes.len() + FRAME_HEAD) {
+        if self.policy.mbps_max > 0.0 && !self.allowance.allows(head.time, bytes.len() + FRAME_HEAD) {
             self.ledger.shed.add(u64::from(head.wire_len));
             self.reasons.mbps.add(u64::from(head.wire_len));
             self.dropped += passed;
@@ -355,24 +360,6 @@ impl Select {
         if self.parcel.bytes.len() >= PARCEL_BYTES {
             self.flush(send);
         }
-    }
-
-    /// True if so many bytes are within the policy's limit now.
-    fn is_allowed(&mut self, now: Time, bytes: usize) -> bool {
-        if self.policy.mbps_max <= 0.0 {
-            return true;
-        }
-        let rate = self.policy.mbps_max * 125_000.0;
-        let passed = now.since(self.refilled);
-        self.refilled = now.max(self.refilled);
-        // A tenth of a second may come at once.
-        self.allowed = (self.allowed + rate * std::time::Duration::from_nanos(passed).as_secs_f64()).min(rate / 10.0);
-        let bytes = f64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
-        let allowed = self.allowed >= bytes;
-        if allowed {
-            self.allowed -= bytes;
-        }
-        allowed
     }
 
     /// Hands over what is in the parcel.

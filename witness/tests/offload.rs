@@ -16,6 +16,8 @@ const MTU_PAYLOAD: usize = 1_448;
 const LARGE: u32 = 1;
 const SMALL: u32 = 2;
 const SEGMENTS_A_SECOND: u64 = 10;
+/// With their acknowledgements.
+const PIECES_A_SECOND: usize = 20;
 /// Between an agent's end and the news of it.
 const SILENCE: u64 = SECOND / 2;
 
@@ -61,10 +63,10 @@ struct Came {
 
 impl Came {
     fn take(&mut self, sent: &[u8]) {
-        let at = u32::from_be_bytes([sent[38], sent[39], sent[40], sent[41]]) as usize;
-        let len = sent.len() - 54;
+        let number = sent.get(38..42).and_then(|bytes| bytes.try_into().ok()).map_or(u32::MAX, u32::from_be_bytes);
+        let (at, len) = (number as usize, sent.len() - 54);
         self.bare += u64::from(len == 0);
-        self.bytes[at..at + len].iter_mut().for_each(|times| *times += 1);
+        self.bytes.iter_mut().skip(at).take(len).for_each(|times| *times += 1);
     }
 }
 
@@ -157,7 +159,7 @@ proptest! {
         let mut rig = Rig::new(port, lens.iter().sum());
         let owner = rig.owner();
         let mut held = Vec::new();
-        for second in stream(&lens).chunks(2 * SEGMENTS_A_SECOND as usize) {
+        for second in stream(&lens).chunks(PIECES_A_SECOND) {
             second.iter().for_each(|piece| rig.pass(*piece, |_| false));
             let verdict = rig.turn();
             prop_assert!(verdict.void.is_empty() && verdict.unsent == Passed::default(), "{verdict:?}");
@@ -173,7 +175,7 @@ proptest! {
         lens.iter_mut().for_each(|len| *len = 60_000 + *len % 5_000);
         let mut rig = Rig::new(port, lens.iter().sum());
         let (owner, mut void) = (rig.owner(), Vec::new());
-        for second in stream(&lens).chunks(2 * SEGMENTS_A_SECOND as usize) {
+        for second in stream(&lens).chunks(PIECES_A_SECOND) {
             second.iter().for_each(|piece| rig.pass(*piece, |part| part.len > 0 && (part.at / 65_160).is_multiple_of(5)));
             void.extend(rig.turn().void);
         }

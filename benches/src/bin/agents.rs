@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thymus_link::Identity;
-use thymus_link::agent::{AgentLink, AgentLinkParts, FrameHead, Spares, put_frame};
+use thymus_link::agent::{AgentLink, AgentLinkParts, Allowance, FrameHead, Spares, put_frame};
 use thymus_record::Time;
 use thymus_record::ledger::Count;
 use thymus_record::message::{AgentInterface, AgentLedger, ToAgent, ToRelay};
@@ -138,6 +138,7 @@ fn start(state: &Path, heard: &Arc<Heard>) -> Result<Agent, String> {
         late: None,
         batches: None,
         spares: Spares::default(),
+        allowance: Allowance::default(),
         hear: Box::new(hear),
     };
     let link = AgentLink::start(parts).map_err(|error| format!("no link: {error}"))?;

@@ -21,8 +21,8 @@ const BLOCKS: usize = 64;
 const RETIRE_MS: u32 = 20;
 
 /// While packets flow the ring is not looked at for each of its blocks, as to wake up costs more than a block: the nap in
-/// between is at least and at most so long.
-const NAP: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(25));
+/// between is at least and at most so long. A flood of segments of 64 KiB, one a block, may begin in it: 2 Gbit/s fit.
+const NAP: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(15));
 /// Blocks that a nap is to find.
 const FOUND: usize = BLOCKS / 8;
 /// With so many blocks found at once there is no time for a nap.
@@ -261,11 +261,11 @@ mod tests {
         };
         assert_eq!(settled(1), Some(NAP.1), "a trickle, and 100 Mbit/s");
         assert_eq!(settled(100), Some(NAP.1));
-        assert!(settled(800).is_some_and(|nap| nap > NAP.0 && nap < Duration::from_millis(12)), "{:?}", settled(800));
+        assert!(settled(800).is_some_and(|nap| nap > NAP.0 && nap < NAP.1), "{:?}", settled(800));
         assert_eq!(settled(10_000), None, "10 Gbit/s");
         let mut naps = vec![next_nap(None, 1)];
         (0..3).for_each(|_| naps.extend([next_nap(naps[naps.len() - 1], 1)]));
-        assert_eq!(naps.iter().flatten().map(Duration::as_millis).collect::<Vec<_>>(), [5, 10, 20, 25]);
+        assert_eq!(naps.iter().flatten().map(Duration::as_millis).collect::<Vec<_>>(), [5, 10, 15, 15]);
         assert_eq!(next_nap(Some(NAP.1), 0), None, "nothing flows");
     }
 }
