@@ -7,7 +7,7 @@ use thymus_dissect::decode::decode;
 use thymus_record::message::{Member as Known, Members, Passed, Shared};
 use thymus_record::time::SECOND;
 use thymus_record::{Address, Time};
-use thymus_witness::{Choice, Claims, Member, Roster, Verdict, Witness, claim_of, ends_of, passed_of};
+use thymus_witness::{Choice, Claims, Member, Roster, SHADOW, Verdict, Witness, claim_of, ends_of, passed_of};
 
 const SEED: u64 = 11;
 const START: u64 = 1_800_000_000 * SECOND;
@@ -171,12 +171,12 @@ proptest! {
     }
 
     #[test]
-    fn who_keeps_back_a_fifth_of_the_bytes_loses_its_claims(port in 1_024u16.., mut lens in lens()) {
+    fn who_keeps_back_half_of_the_bytes_loses_its_claims(port in 1_024u16.., mut lens in lens()) {
         lens.iter_mut().for_each(|len| *len = 60_000 + *len % 5_000);
         let mut rig = Rig::new(port, lens.iter().sum());
         let (owner, mut void) = (rig.owner(), Vec::new());
         for second in stream(&lens).chunks(PIECES_A_SECOND) {
-            second.iter().for_each(|piece| rig.pass(*piece, |part| part.len > 0 && (part.at / 65_160).is_multiple_of(5)));
+            second.iter().for_each(|piece| rig.pass(*piece, |part| part.len > 0 && (part.at / 65_160).is_multiple_of(2)));
             void.extend(rig.turn().void);
         }
         prop_assert_eq!(void, [owner]);
@@ -197,7 +197,7 @@ proptest! {
         }
         after.iter().for_each(|piece| rig.pass(*piece, |_| false));
         prop_assert!(rig.came.bytes.iter().all(|times| (1..=2).contains(times)), "none is missing");
-        let once = pieces.iter().filter(|piece| piece.time + 2 * SECOND < died || piece.time >= died);
+        let once = pieces.iter().filter(|piece| piece.time + SHADOW + SECOND < died || piece.time >= died);
         for piece in once {
             prop_assert!(rig.came.bytes[piece.at..piece.at + piece.len].iter().all(|times| *times == 1));
         }
