@@ -29,6 +29,8 @@ pub mod waiting;
 mod every;
 /// Frames put together.
 mod parcel;
+/// How large packets are.
+mod sizes;
 /// Two views of one packet.
 pub mod views;
 /// What is sent, and what is left to others.

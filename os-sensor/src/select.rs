@@ -6,6 +6,7 @@ use crate::meter::MeterParts;
 use crate::metering::Metering;
 use crate::owners::Watch;
 use crate::parcel::Parcel;
+use crate::sizes::Sizes;
 use crate::steady::Steady;
 use crate::views::Views;
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ pub struct Select {
     views: Views,
     parcel: Parcel,
     ledger: AgentLedger,
+    sizes: Sizes,
     reasons: ShedReasons,
     /// Bytes handed over, since the start.
     sent_bytes: u64,
@@ -72,6 +74,7 @@ impl Select {
             views: Views::new(rand::random()),
             parcel: Parcel::default(),
             ledger: AgentLedger::default(),
+            sizes: Sizes::default(),
             reasons: ShedReasons::default(),
             sent_bytes: 0,
             dropped: Passed::default(),
@@ -211,9 +214,8 @@ impl Select {
 
     /// The kernel dropped so many; `capped` where it had to, because we may use no more CPU.
     pub fn kernel_dropped(&mut self, packets: u64, capped: bool) {
-        // Their bytes are not known: the mean stands for them where it counts who sends what.
-        let mean = self.ledger.seen.bytes / self.ledger.seen.packets.max(1);
-        self.dropped += Passed { bytes: packets * mean, packets, bare: packets };
+        // Their bytes are not known: what is usual stands for them where it counts who sends what.
+        self.dropped += Passed { bytes: packets * self.sizes.take(), packets, bare: packets };
         self.ledger.seen.packets += packets;
         self.ledger.shed.packets += packets;
         (if capped { &mut self.reasons.cpu } else { &mut self.reasons.kernel }).packets += packets;
@@ -242,6 +244,7 @@ impl Select {
             return;
         }
         self.ledger.seen.add(u64::from(frame.wire_len));
+        self.sizes.add(u64::from(frame.wire_len));
         if let (Some(watch), Some(ends)) = (&mut self.watch, &ends_of(&packet)) {
             watch.note(&packet, ends, frame.time);
         }

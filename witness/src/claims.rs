@@ -2,25 +2,22 @@
 //! second. Payload bytes are compared, and packets without payload, since one side may see large segments that the other
 //! sees cut.
 
+use crate::balance::Balance;
 use std::collections::BTreeMap;
 use thymus_record::message::{Passed, Shared};
 
 /// Turns that a void claim stays void, whatever its member says or does: then it is checked anew.
 const VOID_TURNS: u32 = 60;
-/// Turns (seconds) in which a deficit must grow before a claim is void, or nothing be missing before it counts.
+/// Turns (seconds) in which too much must be missing before a claim is void, or nothing be missing before it counts.
 const TURNS: u32 = 3;
 /// After a change of a member so many turns are not compared: who left by the one epoch and who sent by the other.
 const REST_TURNS: u32 = 2;
-/// What was left is due so many turns later: until then it may be on its way.
-const ON_ITS_WAY: usize = 2;
 /// So many packets may be lost on the way, whatever their share.
 const SLACK: u64 = 3;
-/// Of old balance so much is forgotten each turn.
-const FORGET: u64 = 32;
-/// Sums are kept in such parts of a byte, so that small ones are forgotten slowly too.
-const SCALE: u64 = 1_024;
+/// Of what a member declared so much is forgotten each turn.
+const FORGET: u64 = 8;
 /// Pairs of one group that are compared; further ones are not, and their members stay provisional.
-const PAIRS_MAX: usize = 1 << 16;
+const PAIRS_MAX: usize = 1 << 14;
 
 /// What the last turn changed.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
@@ -45,38 +42,11 @@ impl Verdict {
 #[derive(Default)]
 struct Standing {
     turns: u32,
-    /// Turns in which what is missing grew.
-    grew: u32,
-    missing: Passed,
+    /// Turns in a row in which too much was missing.
+    short: u32,
     rest: u32,
     held: bool,
     declared: Passed,
-}
-
-/// One measure of a pair.
-#[derive(Clone, Copy, Default)]
-struct Balance {
-    /// Left, and due by now.
-    due: u64,
-    /// Left in the last turns.
-    on_its_way: [u64; ON_ITS_WAY],
-    came: u64,
-    came_lately: [u64; ON_ITS_WAY + 1],
-}
-
-impl Balance {
-    /// Books a second; gives what is due and has not come.
-    fn turn(&mut self, left: u64, came: u64, slack: u64) -> u64 {
-        let [newer, older] = self.on_its_way;
-        self.due = self.due - self.due / FORGET + older;
-        self.on_its_way = [left * SCALE, newer];
-        let [first, second, _] = self.came_lately;
-        self.came_lately = [came * SCALE, first, second];
-        // What came and nobody left does not make up for what will not come.
-        let lately: u64 = self.came_lately.iter().sum();
-        self.came = (self.came - self.came / FORGET + came * SCALE).min(self.due + lately);
-        self.due.saturating_sub(self.came).saturating_sub(self.due / 100).saturating_sub(slack * SCALE) / SCALE
-    }
 }
 
 #[derive(Default)]
@@ -84,8 +54,9 @@ struct Pair {
     left: Passed,
     came: Passed,
     bytes: Balance,
-    packets: Balance,
     bare: Balance,
+    /// What the second one left so far: it tells how large the packets are that may be lost.
+    all: Passed,
 }
 
 /// The claims of a group's members.
@@ -117,7 +88,7 @@ impl Claims {
         self.forget_pairs(member);
         if let Some(standing) = self.members.get_mut(&member) {
             standing.rest = REST_TURNS;
-            (standing.grew, standing.missing) = (0, Passed::default());
+            standing.short = 0;
         }
     }
 
@@ -174,37 +145,34 @@ impl Claims {
             }
             *turns > 0
         });
-        // By owner: what has not come, what was due, and whether anything was compared.
+        // By owner: what has not come, what was left to it lately, and whether anything was compared.
         let mut found: BTreeMap<u32, (Passed, u64, bool)> = BTreeMap::new();
         for ((owner, _), pair) in &mut self.pairs {
             let (left, came) = (std::mem::take(&mut pair.left), std::mem::take(&mut pair.came));
-            // The second one's packets tell how large those are that may be lost.
-            pair.packets.turn(left.packets, left.packets, 0);
-            let mean = (pair.bytes.due + left.bytes * SCALE).checked_div(pair.packets.due + left.packets * SCALE);
+            pair.all += left;
+            let mean = pair.all.bytes.checked_div(pair.all.packets).unwrap_or(0);
             let missing = Passed {
-                bytes: pair.bytes.turn(left.bytes, came.bytes, SLACK * mean.unwrap_or(0)),
+                bytes: pair.bytes.turn(left.bytes, came.bytes, SLACK * mean),
                 packets: 0,
                 bare: pair.bare.turn(left.bare, came.bare, SLACK),
             };
-            let (sum, due, compared) = found.entry(*owner).or_default();
+            let (sum, lately, compared) = found.entry(*owner).or_default();
             *sum += missing;
-            *due += pair.bytes.due / SCALE;
-            let both = |balance: &Balance| balance.due > 0 && balance.came > 0;
-            *compared |= both(&pair.bytes) || both(&pair.bare);
+            *lately += pair.bytes.left_lately();
+            *compared |= pair.bytes.is_compared() || pair.bare.is_compared();
         }
+        // Who has not met for long is compared anew.
+        self.pairs.retain(|_, pair| !(pair.bytes.is_idle() && pair.bare.is_idle()));
         for (member, standing) in &mut self.members {
-            let (missing, due, compared) = found.get(member).copied().unwrap_or_default();
+            let (missing, lately, compared) = found.get(member).copied().unwrap_or_default();
             let declared = standing.declared;
             // Who says all the time that it drops most of it is not relied on either.
-            let drops = due > 0 && declared.bytes > due / 2;
+            let drops = lately > 0 && declared.bytes > lately / 2;
             let short = missing.bytes > declared.bytes || missing.bare > declared.bare || drops;
             standing.turns += 1;
             standing.rest = standing.rest.saturating_sub(1);
-            // What was lost once does not grow.
-            let before = std::mem::replace(&mut standing.missing, missing);
-            let grows = missing.bytes > before.bytes || missing.bare > before.bare || drops;
-            standing.grew = if short { standing.grew + u32::from(grows) } else { 0 };
-            if standing.grew >= TURNS && !self.void.contains_key(member) {
+            standing.short = if short { standing.short + 1 } else { 0 };
+            if standing.short >= TURNS && !self.void.contains_key(member) {
                 self.void.insert(*member, VOID_TURNS);
                 standing.held = false;
                 verdict.void.push(*member);
@@ -214,8 +182,8 @@ impl Claims {
                 standing.held = true;
                 verdict.held.push(*member);
             }
-            standing.declared.bytes -= declared.bytes.div_ceil(FORGET / 4);
-            standing.declared.bare -= declared.bare.div_ceil(FORGET / 4);
+            standing.declared.bytes -= declared.bytes.div_ceil(FORGET);
+            standing.declared.bare -= declared.bare.div_ceil(FORGET);
         }
         for member in &verdict.void {
             self.pairs.retain(|(owner, _), _| owner != member);

@@ -29,6 +29,8 @@ mod copies;
 mod span;
 /// The vSensor.
 mod relay;
+/// One measure of it, over the last turns.
+mod balance;
 /// What members say they left to each other, compared with what came.
 mod claims;
 /// The master.
