@@ -22,10 +22,10 @@ use thymus_witness::claim_of;
 static ALLOCATOR: Counting = Counting;
 
 const FLOWS: u32 = 500;
-/// Ten in a second: the shadow of two seconds turns over before anything is counted.
-const ROUNDS: u32 = 50;
+/// Ten in a second: the shadow of three seconds turns over before anything is counted.
+const ROUNDS: u32 = 65;
 const ROUND_MS: u64 = 100;
-const COUNTED_FROM: u32 = 30;
+const COUNTED_FROM: u32 = 45;
 const SEED: u64 = 7;
 
 /// What a segment looks like on a port with VLANs.
