@@ -21,8 +21,8 @@ const BLOCKS: usize = 64;
 const RETIRE_MS: u32 = 20;
 
 /// While packets flow the ring is not looked at for each of its blocks, as to wake up costs more than a block: the nap in
-/// between is at least and at most so long. A flood of segments of 64 KiB, one a block, may begin in it: 2 Gbit/s fit.
-const NAP: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(15));
+/// between is at least and at most so long. A flood of segments of 64 KiB, one a block, may begin in it: 1.3 Gbit/s fit.
+const NAP: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(25));
 /// Blocks that a nap is to find.
 const FOUND: usize = BLOCKS / 8;
 /// With so many blocks found at once there is no time for a nap.
