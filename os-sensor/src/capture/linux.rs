@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(settled(10_000), None, "10 Gbit/s");
         let mut naps = vec![next_nap(None, 1)];
         (0..3).for_each(|_| naps.extend([next_nap(naps[naps.len() - 1], 1)]));
-        assert_eq!(naps.iter().flatten().map(Duration::as_millis).collect::<Vec<_>>(), [5, 10, 15, 15]);
+        assert_eq!(naps.iter().flatten().map(Duration::as_millis).collect::<Vec<_>>(), [5, 10, 20, 25]);
         assert_eq!(next_nap(Some(NAP.1), 0), None, "nothing flows");
     }
 }
