@@ -43,7 +43,7 @@ const BEHIND: [Stored; 7] = [
 ];
 
 /// Columns of a flow's rows that are deltas.
-const SUMS: [&str; 10] = [
+const SUMS: [&str; 11] = [
     "orig_bytes",
     "resp_bytes",
     "missed_bytes",
@@ -53,6 +53,7 @@ const SUMS: [&str; 10] = [
     "resp_ip_bytes",
     "wire_bytes",
     "frames",
+    "unverified_frames",
     "cut_bytes",
 ];
 

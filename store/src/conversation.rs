@@ -2,7 +2,7 @@
 //! of it. Rows of different sensors with the same network path, addresses, ports and protocol, and with overlapping
 //! time, are one conversation. The sensor whose row came first in the journal is primary; rows of the others are joined
 //! to its flow and count in no volume. Where the primary falls silent, or hands the flow over, the next witness takes its
-//! place.
+//! place; so does one that owns an end of what the primary, an OS-sensor, may have forged.
 //!
 //! Memory is bounded: two generations of conversations, the older forgotten whole when the younger is full.
 
@@ -15,6 +15,9 @@ use thymus_record::{Address, FlowUid, SensorId, Time};
 
 /// How far the clocks of two sensors may be apart.
 const CLOCKS_APART: u64 = 2 * SECOND;
+/// A witness that goes on where the primary handed over saw something so long after it; one that did not saw the same, and
+/// handed over too.
+const BEYOND: u64 = SECOND / 10;
 /// A primary is silent when it misses two interim rows, which come every five minutes.
 const SILENCE: u64 = 11 * 60 * SECOND;
 /// Conversations remembered for one key: short ones over reused ports.
@@ -53,6 +56,8 @@ pub(crate) struct Sighting {
     pub(crate) handed_over: bool,
     /// It is a second view of another conversation, as its host translated it: it counts nowhere.
     pub(crate) is_view: bool,
+    /// It is of a flow, and not from an OS-sensor that owns neither end.
+    pub(crate) is_proven: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +71,8 @@ struct Conversation {
     primary_until: Time,
     handed_over: bool,
     is_view: bool,
+    /// The primary told something that it cannot have forged.
+    is_proven: bool,
 }
 
 /// The conversations of late.
@@ -101,19 +108,22 @@ impl Conversations {
             if known.len() >= PER_KEY {
                 known.remove(0);
             }
-            let Sighting { uid, start, until, handed_over, is_view, .. } = row;
-            known.push(Conversation { uid, start, until, primary: sensor, primary_until: until, handed_over, is_view });
+            let Sighting { uid, start, until, handed_over, is_view, is_proven, .. } = row;
+            let (primary, primary_until) = (sensor, until);
+            known.push(Conversation { uid, start, until, primary, primary_until, handed_over, is_view, is_proven });
             return Mark { primary: !is_view, joined: None };
         };
-        let is_silent = row.until.since(conversation.primary_until) > SILENCE;
-        if conversation.primary != sensor && (is_silent || conversation.handed_over) {
+        let behind = row.until.since(conversation.primary_until);
+        let goes = behind > SILENCE || (conversation.handed_over && behind > BEYOND);
+        if conversation.primary != sensor && (goes || (row.is_proven && !conversation.is_proven)) {
             conversation.primary = sensor;
-            conversation.handed_over = false;
+            (conversation.handed_over, conversation.is_proven) = (false, row.is_proven);
         }
         conversation.is_view |= row.is_view;
         let primary = !conversation.is_view && (conversation.primary == sensor || goes_on(conversation, &row));
         if conversation.primary == sensor {
             conversation.handed_over |= row.handed_over;
+            conversation.is_proven |= row.is_proven;
             conversation.primary_until = conversation.primary_until.max(row.until);
         }
         conversation.until = conversation.until.max(row.until);
@@ -148,6 +158,7 @@ mod tests {
             is_flow: true,
             handed_over: false,
             is_view: false,
+            is_proven: true,
         }
     }
 
@@ -180,6 +191,22 @@ mod tests {
         assert!(all.mark(key(false), row(2, 9, 110, 115)).primary);
         assert!(all.mark(key(false), row(2, 9, 110, 120)).primary);
         assert!(!all.mark(key(false), row(3, 4, 110, 121)).primary);
+        // Another one that saw the same hands over too, and adds nothing.
+        let mut all = Conversations::new(100);
+        let both = |sensor| Sighting { handed_over: true, ..row(sensor, 5, 100, 110) };
+        assert!(all.mark(key(false), both(1)).primary && !all.mark(key(false), both(2)).primary);
+        assert!(all.mark(key(false), row(2, 9, 110, 115)).primary);
+    }
+
+    #[test]
+    fn who_owns_an_end_counts_in_the_place_of_one_that_may_have_forged() {
+        let mut all = Conversations::new(100);
+        let forged = |until| Sighting { is_proven: false, ..row(1, 5, 100, until) };
+        assert!(all.mark(key(false), forged(110)).primary, "nobody else saw it");
+        assert!(all.mark(key(false), row(2, 9, 100, 110)).primary);
+        assert!(!all.mark(key(false), forged(120)).primary);
+        assert!(!all.mark(key(false), row(3, 9, 100, 120)).primary, "two that own an end do not take turns");
+        assert!(all.mark(key(false), row(2, 9, 100, 130)).primary);
     }
 
     #[test]

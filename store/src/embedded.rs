@@ -79,7 +79,8 @@ impl Embedded {
             batch.head.boot = boot;
             let marks = mark(&batch, &arrival, &mut conversations);
             if position >= manifest.flushed {
-                known.remember(batch.head.sensor, boot, batch.head.sequence, batch::crc(&bytes).unwrap_or_default());
+                let crc = batch::identity(&batch.head, &bytes);
+                known.remember(batch.head.sensor, boot, batch.head.sequence, crc);
                 memory_rows += batch.records.len();
                 memory.push_back((position + 1, Arc::new(tables_of(&batch, &arrival, &marks)?)));
             }
@@ -112,7 +113,7 @@ impl Embedded {
     /// Blocks while memory is full and not yet flushed.
     pub fn ingest(&self, batch_bytes: &[u8], arrival: Arrival) -> Result<Ingested, StoreError> {
         let mut batch = batch::decode(batch_bytes)?;
-        let crc = batch::crc(batch_bytes).unwrap_or_default();
+        let crc = batch::identity(&batch.head, batch_bytes);
         let (sensor, own, sequence) = (batch.head.sensor, batch.head.boot, batch.head.sequence);
         if lock(&self.core.state).memory_rows > self.core.options.memory_rows_max.saturating_mul(4) {
             keeper::flush(&self.core)?;
@@ -319,6 +320,7 @@ fn sighting(record: &Record, network: Arc<str>, sensor: SensorId, boot: BootId) 
     let handed_over = matches!(record, Record::Flow(row) if row.reason == EndReason::Handover);
     let is_flow = matches!(record, Record::Flow(_));
     let is_view = matches!(record, Record::Flow(row) if row.view_of.is_some());
-    let sighting = Sighting { uid, start, until: record.time(), is_flow, handed_over, is_view };
+    let is_proven = matches!(record, Record::Flow(row) if row.unverified == 0 || row.unverified < row.frames);
+    let sighting = Sighting { uid, start, until: record.time(), is_flow, handed_over, is_view, is_proven };
     Some((Key::new(network, (orig_h, orig_p), (resp_h, resp_p), proto), sighting))
 }

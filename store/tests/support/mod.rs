@@ -21,7 +21,10 @@ pub(crate) fn arrival(sensor: u32, time: u64) -> Arrival {
 
 pub(crate) fn batch(sensor: u32, boot: u64, sequence: u64, networks: &[&str], records: &[Record]) -> Vec<u8> {
     let networks = networks.iter().map(|path| NetworkPath::from_text(path)).collect();
-    encode(&Head { sensor: SensorId(sensor), boot: BootId(boot), sequence, rows: 0, networks }, records)
+    encode(
+        &Head { sensor: SensorId(sensor), boot: BootId(boot), sequence, rows: 0, networks, first_crc: None },
+        records,
+    )
 }
 
 pub(crate) fn uid(sensor: u32, boot: u64, sequence: u64) -> String {
