@@ -64,7 +64,7 @@ fn batches() -> Vec<Vec<u8>> {
     let make = |sequence: u64| {
         let rows: Vec<Record> = (sequence * BATCH..(sequence + 1) * BATCH).map(flow).collect();
         let networks = vec![NetworkPath::from_text("default")];
-        encode(&Head { sensor: SensorId(1), boot: BootId(1), sequence, rows: 0, networks }, &rows)
+        encode(&Head { sensor: SensorId(1), boot: BootId(1), sequence, rows: 0, networks, first_crc: None }, &rows)
     };
     (0..ROWS / BATCH).map(make).collect()
 }

@@ -138,7 +138,14 @@ fn run(mut parts: ForwarderParts, finish: &AtomicBool) {
 
 fn forward(parts: &ForwarderParts, boot: u64, sequence: u64, chunk: &Chunk) {
     let rows = u32::try_from(chunk.records.len()).unwrap_or(u32::MAX);
-    let head = Head { sensor: parts.sensor, boot: BootId(boot), sequence, rows, networks: chunk.networks.clone() };
+    let head = Head {
+        sensor: parts.sensor,
+        boot: BootId(boot),
+        sequence,
+        rows,
+        networks: chunk.networks.clone(),
+        first_crc: None,
+    };
     let bytes = encode(&head, &chunk.records);
     let counts = &parts.counts;
     counts.metadata_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);

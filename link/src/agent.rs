@@ -4,23 +4,25 @@
 //! parcel = frames, as the payload of a frame of kind 5 whose stream is the parcel's number
 //! frame  = time u64 ns | wire length u32 | length u32 | flags u8 | bytes     little-endian
 //! flags  = 1: others may send it too; 2: it was left to another one, and is sent after all
-//! ```
-//!
 //! late   = run u64 | parcel, as the payload of a frame of kind 6 whose stream is the parcel's number in that run
+//! ```
 //!
 //! A parcel counts as delivered when the vSensor says so; what a broken connection left undecided is sent again under
 //! its number, and taken once; where the next connection is to another vSensor, by that one.
 //!
-//! While no vSensor is there, parcels wait in memory (6 MiB: see the queue in `outgoing.rs`), then on disk, as far as the spool's limit goes; what it does not take goes back to the caller, who counts it. They go on,
-//! oldest first, at [`LATE_PER_SECOND`] beside what is captured now. Batches of metadata go the same way, and stay in
-//! their spool until the master holds them.
+//! While no vSensor is there, parcels wait in memory (6 MiB: see `outgoing.rs`), then on disk, as far as the spool's limit
+//! goes; what it does not take goes back to the caller, who counts it. They go on, oldest first, at [`LATE_PER_SECOND`]
+//! beside what is captured now. Batches of metadata go the same way, and stay in their spool until the master holds them.
 
 pub use crate::allowance::Allowance;
+pub use crate::control::AgentControl;
 use crate::cure::{with_cure, words_of};
+use crate::delivered::Delivered;
+pub use crate::delivered::ENDED_MAX;
 use crate::dial::{Peers, dial, silence};
 use crate::frame::{FrameReader, WireFrame};
 use crate::outgoing::Outgoing;
-pub use crate::parcel::{FRAME_HEAD, FrameHead, Spares, put_frame, take_frame};
+pub use crate::parcel::{FRAME_HEAD, FrameHead, Spares, count_frames, put_frame, take_frame};
 use crate::spool::Spool;
 use crate::stop::Stop;
 use crate::tls::{agent_client, peer_as, sensor_name};
@@ -35,6 +37,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use thymus_record::Time;
+use thymus_record::ledger::Count;
 use thymus_record::message::{Ended, ToAgent, ToRelay};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -43,8 +46,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Messages waiting to be told.
-const MESSAGES_MAX: usize = 1_024;
 /// Parcels off the disk that are sent in a second: 4 MiB.
 const LATE_PER_SECOND: u32 = 64;
 /// A batch of metadata that found no room is sent again after a while.
@@ -66,8 +67,8 @@ pub struct AgentLinkParts {
     pub software: String,
     /// Epoch time.
     pub wall: fn() -> Time,
-    /// The run that numbers parcels; and the one before, if it was ended without warning.
-    pub run: (u64, Option<Ended>),
+    /// The run that numbers parcels; and those before that were ended without warning and are not told yet.
+    pub run: (u64, Vec<Ended>),
     /// Where parcels wait while no vSensor takes them.
     pub late: Option<Arc<Spool>>,
     /// Batches of our own metadata, and the run that numbers them.
@@ -80,22 +81,6 @@ pub struct AgentLinkParts {
     pub hear: Box<dyn Fn(Option<ToAgent>) + Send + Sync>,
 }
 
-/// Tells the vSensor something, from any thread.
-#[derive(Clone)]
-pub struct AgentControl {
-    messages: mpsc::Sender<ToRelay>,
-    state: Arc<Mutex<UplinkState>>,
-}
-
-impl AgentControl {
-    /// Tells the vSensor something. Where none is there, or it is far behind, it is forgotten.
-    pub fn tell(&self, message: ToRelay) {
-        if self.state.lock().unwrap_or_else(PoisonError::into_inner).connected {
-            let _ = self.messages.try_send(message);
-        }
-    }
-}
-
 /// The running link of an agent.
 pub struct AgentLink {
     thread: Option<JoinHandle<()>>,
@@ -106,22 +91,26 @@ pub struct AgentLink {
     late: Option<Arc<Late>>,
     unwanted: Arc<AtomicU64>,
     peers: Arc<Mutex<Peers>>,
+    delivered: Arc<Delivered>,
 }
 
 impl AgentLink {
     /// Starts the thread.
-    pub fn start(parts: AgentLinkParts) -> io::Result<AgentLink> {
+    pub fn start(mut parts: AgentLinkParts) -> io::Result<AgentLink> {
         let (stop, state) = (Arc::<Stop>::default(), Arc::new(Mutex::new(UplinkState::default())));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let outgoing = Arc::<Outgoing>::default();
-        let (sender, messages) = mpsc::channel(MESSAGES_MAX);
-        let control = AgentControl { messages: sender, state: Arc::clone(&state) };
+        let (control, messages) = AgentControl::new(Arc::clone(&state));
         let (boot, agent) = (parts.run.0, parts.identity.sensor);
-        let late = parts.late.clone().map(|spool| Arc::new(Late::new(spool, agent, boot)));
+        // A run before that was killed is told to the vSensor that knows best what came of it, if it is there.
+        let known = |ended: &Ended| parts.identity.addresses.iter().position(|address| *address == ended.at);
+        let at = parts.run.1.last().and_then(known).unwrap_or(0);
+        let delivered = Arc::new(Delivered::new(boot, std::mem::take(&mut parts.run.1)));
+        let late = parts.late.clone().map(|spool| Arc::new(Late::new(spool, agent, boot, Arc::clone(&delivered))));
         let unwanted = Arc::new(AtomicU64::new(0));
         let left = Undelivered {
             agent,
-            parcels: Parcels { spares: parts.spares.clone(), ..Parcels::default() },
+            parcels: Parcels { spares: parts.spares.clone(), delivered: Arc::clone(&delivered), ..Parcels::default() },
             late: late.clone(),
             batches: parts.batches.clone(),
             unwanted: Arc::clone(&unwanted),
@@ -129,12 +118,13 @@ impl AgentLink {
         let peers: Arc<Mutex<Peers>> = Arc::default();
         let mut link = Running {
             peers: Arc::clone(&peers),
-            at: 0,
+            at,
             served: false,
             silent: false,
             parts,
             boot,
             outgoing: Arc::clone(&outgoing),
+            control: control.clone(),
             messages,
             left,
             state: Arc::clone(&state),
@@ -142,11 +132,11 @@ impl AgentLink {
         };
         let run = move || {
             runtime.block_on(link.keep_connected());
-            // What found no vSensor in the end waits on disk for the next start.
-            link.keep();
+            // What found no vSensor in the end waits on disk for the next start; a vSensor may get some of it twice.
+            link.left.keep(&link.outgoing);
         };
         let thread = std::thread::Builder::new().name("link".to_owned()).spawn(run)?;
-        Ok(AgentLink { thread: Some(thread), stop, state, outgoing, control, late, unwanted, peers })
+        Ok(AgentLink { thread: Some(thread), stop, state, outgoing, control, late, unwanted, peers, delivered })
     }
 
     /// Hands a parcel over; gives an empty one back where too many wait in memory and on disk. It goes with others: after
@@ -182,6 +172,11 @@ impl AgentLink {
         self.unwanted.load(Ordering::Relaxed)
     }
 
+    /// What the next run must tell if this one ends without warning now, having sent so much.
+    pub fn if_ended(&self, sent: Count) -> Vec<Ended> {
+        self.delivered.if_ended(sent)
+    }
+
     /// Tells from another thread.
     pub fn control(&self) -> AgentControl {
         self.control.clone()
@@ -192,12 +187,13 @@ impl AgentLink {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the thread.
-    pub fn stop(mut self) {
+    /// Ends the thread, having sent so much; gives what the next run must tell.
+    pub fn stop(mut self, sent: Count) -> Vec<Ended> {
         self.stop.set();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        self.delivered.if_ended(sent)
     }
 }
 
@@ -214,6 +210,7 @@ struct Running {
     silent: bool,
     boot: u64,
     outgoing: Arc<Outgoing>,
+    control: AgentControl,
     messages: mpsc::Receiver<ToRelay>,
     left: Undelivered,
     state: Arc<Mutex<UplinkState>>,
@@ -268,31 +265,37 @@ impl Running {
             Ok(Err(error)) => return format!("the TLS handshake failed: {}", with_cure(&error)),
             Err(_) => return "the vSensor does not answer the TLS handshake".to_owned(),
         };
-        if let Err(why) = peer_as(tls.get_ref().1.peer_certificates(), Role::Sensor, &identity.deployment) {
-            return why.to_owned();
-        }
+        let vsensor = match peer_as(tls.get_ref().1.peer_certificates(), Role::Sensor, &identity.deployment) {
+            Ok(named) => named.id,
+            Err(why) => return why.to_owned(),
+        };
         self.show(UplinkState { connected: true, words: format!("connected to {}", words_of(ends)), ends });
-        match self.serve(tls).await {
+        match self.serve(vsensor, tls).await {
             Ok(()) => "the vSensor closed the connection".to_owned(),
             Err(error) => with_cure(&error),
         }
     }
 
-    async fn serve(&mut self, tls: Tls) -> io::Result<()> {
+    async fn serve(&mut self, vsensor: u32, tls: Tls) -> io::Result<()> {
         let (reader, mut writer) = tokio::io::split(tls);
         let mut reader = FrameReader::of_orders(reader);
         let (software, name) = (self.parts.software.clone(), self.parts.name.clone());
-        let (taken, before) = (self.left.parcels.first(), self.parts.run.1.clone());
-        let hello = ToRelay::Hello { software, name, boot: self.boot, taken, before };
+        let address = self.parts.identity.addresses.get(self.at).map(String::as_str).unwrap_or_default();
+        let (taken, ended) = self.left.parcels.delivered.begin(vsensor, address);
+        let hello = ToRelay::Hello { software, name, boot: self.boot, taken, ended };
         writer.write_all(&WireFrame::control(&hello).encode()).await?;
-        writer.flush().await?;
         while self.messages.try_recv().is_ok() {}
+        let interfaces = self.control.interfaces();
+        if let Some(interfaces) = &interfaces {
+            writer.write_all(&WireFrame::control(interfaces).encode()).await?;
+        }
+        writer.flush().await?;
         self.left.rewind();
         (self.parts.hear)(None);
         let heard = AtomicBool::new(true);
         let patience = if self.parts.identity.addresses.len() > 1 { SILENCE_SHORT } else { SILENCE_MAX };
         let ended = tokio::select! {
-            ended = self.exchange(&mut reader, &mut writer, &heard) => Some(ended),
+            ended = self.exchange(&mut reader, &mut writer, (&heard, interfaces.is_some())) => Some(ended),
             () = silence(&heard, patience) => None,
         };
         self.silent = ended.is_none();
@@ -300,22 +303,25 @@ impl Running {
         ended.unwrap_or_else(silent)
     }
 
-    /// Speaks and listens until the connection ends. `heard` is set by every word of the vSensor.
+    /// Speaks and listens until the connection ends. `heard` is set by every word of the vSensor. Nothing goes before the
+    /// vSensor is told the interfaces.
     async fn exchange(
         &mut self,
         reader: &mut FrameReader<ReadHalf<Tls>>,
         writer: &mut WriteHalf<Tls>,
-        heard: &AtomicBool,
+        (heard, mut is_known): (&AtomicBool, bool),
     ) -> io::Result<()> {
-        let (late, batches) =
-            (self.parts.late.clone(), self.parts.batches.as_ref().map(|(spool, _)| Arc::clone(spool)));
+        let late = self.parts.late.clone();
+        let batches = self.parts.batches.as_ref().map(|(spool, _)| Arc::clone(spool));
         let (mut late_due, mut retry) = (interval(Duration::from_secs(1) / LATE_PER_SECOND), interval(NO_ROOM));
         late_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut has_room = true;
         let mut renewals = interval(RENEW_EVERY);
         loop {
-            self.left.parcels.send(&self.outgoing, writer).await?;
-            if has_room {
+            if is_known {
+                self.left.parcels.send(&self.outgoing, writer).await?;
+            }
+            if is_known && has_room {
                 self.left.send_batches(&self.parts.allowance, writer).await?;
             }
             writer.flush().await?;
@@ -332,6 +338,7 @@ impl Running {
                     }
                     Some(ToAgent::Ping {}) => {
                         self.served = true;
+                        self.left.parcels.delivered.told();
                         // A sign of life, while there is nothing to say.
                         (self.parts.hear)(Some(ToAgent::Ping {}));
                     }
@@ -347,14 +354,15 @@ impl Running {
                     }
                 }
                 Some(message) = self.messages.recv() => {
+                    is_known |= matches!(message, ToRelay::Interfaces { .. });
                     writer.write_all(&WireFrame::control(&message).encode()).await?;
                 }
                 () = filled(batches.as_deref()) => {}
                 _ = retry.tick() => has_room = true,
-                _ = late_due.tick(), if is_late => {
+                _ = late_due.tick(), if is_late && is_known => {
                     self.left.send_late(&self.parts.allowance, writer).await?;
                 }
-                () = self.outgoing.wait(), if self.left.parcels.has_room() => {}
+                () = self.outgoing.wait(), if is_known && self.left.parcels.has_room() => {}
             }
         }
     }
@@ -372,18 +380,6 @@ impl Running {
             self.parts.identity = newest;
         }
         (self.parts.hear)(Some(heard));
-    }
-
-    /// At the end: what was not delivered goes to the disk, as far as it takes it; a vSensor may get some of it twice.
-    fn keep(&mut self) {
-        let undecided = std::mem::take(&mut self.left.parcels.undecided);
-        let Some(late) = &self.left.late else { return };
-        undecided.into_iter().for_each(|(_, parcel)| {
-            late.push(parcel);
-        });
-        while let Some(parcel) = self.outgoing.take() {
-            late.push(parcel);
-        }
     }
 }
 

@@ -44,6 +44,10 @@ mod stop;
 mod outgoing;
 /// What an agent has not delivered yet.
 mod undelivered;
+/// What was delivered, and what the run before did not.
+mod delivered;
+/// What an agent tells its vSensor.
+mod control;
 /// The vSensor's side of its agents' connections.
 pub mod relay;
 /// The sensor's side of the connection.

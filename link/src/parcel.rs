@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use thymus_record::Time;
+use thymus_record::ledger::Count;
 
 /// Bytes in front of each frame in a parcel.
 pub const FRAME_HEAD: usize = 17;
@@ -65,4 +66,13 @@ pub fn take_frame<'a>(parcel: &mut &'a [u8]) -> Option<(FrameHead, &'a [u8])> {
     let flags = flags.first().copied().unwrap_or_default();
     let (time, wire_len) = (Time(u64::from_le_bytes(*time)), u32::from_le_bytes(*wire_len));
     Some((FrameHead { time, wire_len, shared: flags & 1 != 0, again: flags & 2 != 0 }, bytes))
+}
+
+/// The frames of a parcel.
+pub fn count_frames(mut parcel: &[u8]) -> Count {
+    let mut count = Count::default();
+    while let Some((head, _)) = take_frame(&mut parcel) {
+        count.add(u64::from(head.wire_len));
+    }
+    count
 }

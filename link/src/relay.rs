@@ -122,10 +122,10 @@ pub trait Agents: Send {
     fn enter(&mut self, agent: u32, name: &str, ends: Ends, sender: AgentSender) -> Result<(), String>;
     /// It said something.
     fn hear(&mut self, agent: u32, message: ToRelay);
-    /// It sent frames: see [`crate::agent::take_frame`].
-    fn take(&mut self, agent: u32, parcel: &[u8]);
-    /// It sent frames that this run of it had kept on its disk.
-    fn take_late(&mut self, agent: u32, boot: u64, parcel: &[u8]);
+    /// This run of it sent frames: see [`crate::agent::take_frame`]. A parcel that is not new was taken before.
+    fn take(&mut self, run: (u32, u64), parcel: &[u8], is_new: bool);
+    /// It sent frames that a run of it had kept on its disk.
+    fn take_late(&mut self, agent: u32, parcel: &[u8]);
     /// It sent a batch of its own metadata; gives an error in words to end its connection.
     fn batch(&mut self, agent: u32, bytes: Vec<u8>) -> Result<(), String>;
     /// It is gone.
@@ -272,7 +272,7 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
     let mut reader = FrameReader::new(reader);
     let hello = timeout(FIRST_MAX, reader.next()).await.map_err(|_elapsed| io::Error::other("it said nothing"))??;
     let hello = hello.and_then(|frame| serde_json::from_slice(&frame.payload).ok());
-    let Some(ToRelay::Hello { software, name, boot, taken, before }) = hello else {
+    let Some(ToRelay::Hello { software, name, boot, taken, ended }) = hello else {
         return Err(io::Error::other("it did not say hello"));
     };
     let name: String = name.chars().filter(|letter| !letter.is_control()).take(64).collect();
@@ -291,7 +291,7 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
         let _ = writer.shutdown().await;
         return Err(io::Error::other(why));
     }
-    shared.agents().hear(agent, ToRelay::Hello { software, name, boot, taken, before });
+    shared.agents().hear(agent, ToRelay::Hello { software, name, boot, taken, ended });
     let speak = async {
         let mut pings = interval(PING_EVERY);
         loop {
@@ -357,9 +357,8 @@ async fn listen(
                 shared.agents().hear(run.0, message);
             }
             Kind::Frames => {
-                if is_next(shared, (run.0, run.1, Lane::Live), frame.stream) {
-                    shared.agents().take(run.0, &frame.payload);
-                }
+                let is_new = is_next(shared, (run.0, run.1, Lane::Live), frame.stream);
+                shared.agents().take(run, &frame.payload, is_new);
                 sender.send(ToAgent::Taken { up_to: frame.stream + 1 });
             }
             Kind::LateFrames => {
@@ -368,7 +367,7 @@ async fn listen(
                 };
                 let boot = u64::from_le_bytes(*boot);
                 if is_next(shared, (run.0, boot, Lane::Late), frame.stream) {
-                    shared.agents().take_late(run.0, boot, parcel);
+                    shared.agents().take_late(run.0, parcel);
                 }
                 sender.send(ToAgent::TakenLate { boot, up_to: frame.stream.saturating_add(1) });
             }

@@ -1,9 +1,10 @@
 //! What an agent has not delivered yet: parcels under way, parcels on its disk, batches that the master does not hold.
 
 use crate::allowance::Allowance;
+use crate::delivered::Delivered;
 use crate::frame::{Kind, WireFrame};
 use crate::outgoing::Outgoing;
-use crate::parcel::Spares;
+use crate::parcel::{Spares, count_frames};
 use crate::spool::{Pushed, Spool, SpooledBatch};
 use bytes::Buf;
 use rand::Rng;
@@ -11,6 +12,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use thymus_record::ledger::Count;
 use thymus_record::message::{Held, ToAgent};
 use thymus_record::{BootId, SensorId};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -23,28 +25,32 @@ const LATE_MAX: u64 = 16;
 /// Batches of metadata sent and not yet acknowledged.
 const BATCHES_MAX: u64 = 16;
 
+/// A parcel that was sent and not yet taken.
+pub(crate) struct Undecided {
+    number: u64,
+    frames: Count,
+    parcel: Vec<u8>,
+}
+
 /// Parcels on their way: waiting, then sent and undecided.
 #[derive(Default)]
 pub(crate) struct Parcels {
     pub(crate) next: u64,
-    pub(crate) undecided: VecDeque<(u64, Vec<u8>)>,
+    pub(crate) undecided: VecDeque<Undecided>,
     /// How many of the undecided were sent over the connection at hand.
     pub(crate) sent: usize,
     /// Where their memory goes.
     pub(crate) spares: Spares,
+    pub(crate) delivered: Arc<Delivered>,
 }
 
 impl Parcels {
     pub(crate) fn taken(&mut self, up_to: u64) {
-        while self.undecided.front().is_some_and(|(number, _)| *number < up_to) {
-            self.undecided.pop_front().into_iter().for_each(|(_, parcel)| self.spares.give(parcel));
+        while let Some(Undecided { frames, parcel, .. }) = self.undecided.pop_front_if(|each| each.number < up_to) {
+            self.delivered.took(frames);
+            self.spares.give(parcel);
             self.sent = self.sent.saturating_sub(1);
         }
-    }
-
-    /// The first that was not taken yet.
-    pub(crate) fn first(&self) -> u64 {
-        self.undecided.front().map_or(self.next, |(number, _)| *number)
     }
 
     /// True if another one may be sent.
@@ -58,10 +64,11 @@ impl Parcels {
         while self.has_room()
             && let Some(parcel) = outgoing.take()
         {
-            self.undecided.push_back((self.next, parcel));
+            let (number, frames) = (self.next, count_frames(&parcel));
+            self.undecided.push_back(Undecided { number, frames, parcel });
             self.next += 1;
         }
-        while let Some((number, parcel)) = self.undecided.get(self.sent) {
+        while let Some(Undecided { number, parcel, .. }) = self.undecided.get(self.sent) {
             let head = WireFrame::head(Kind::Frames, *number, parcel.len());
             writer.write_all_buf(&mut head.as_slice().chain(parcel.as_slice())).await?;
             self.sent += 1;
@@ -76,20 +83,24 @@ pub(crate) struct Late {
     agent: SensorId,
     boot: BootId,
     next: AtomicU64,
+    delivered: Arc<Delivered>,
 }
 
 impl Late {
-    pub(crate) fn new(spool: Arc<Spool>, agent: SensorId, boot: u64) -> Late {
-        Late { spool, agent, boot: BootId(boot), next: AtomicU64::new(0) }
+    pub(crate) fn new(spool: Arc<Spool>, agent: SensorId, boot: u64, delivered: Arc<Delivered>) -> Late {
+        Late { spool, agent, boot: BootId(boot), next: AtomicU64::new(0), delivered }
     }
 
     /// Puts a parcel on disk; false if it takes none.
     pub(crate) fn push(&self, parcel: Vec<u8>) -> bool {
         let sequence = self.next.load(Ordering::Relaxed);
-        let (sensor, boot) = (self.agent, self.boot);
+        let (sensor, boot, frames) = (self.agent, self.boot, count_frames(&parcel));
         let batch = SpooledBatch { sensor, boot, sequence, records: 1, bytes: parcel };
         let stored = matches!(self.spool.push(batch), Ok(Pushed::Stored));
-        self.next.store(sequence + u64::from(stored), Ordering::Relaxed);
+        if stored {
+            self.next.store(sequence + 1, Ordering::Relaxed);
+            self.delivered.put_on_disk(frames);
+        }
         stored
     }
 }
@@ -140,6 +151,15 @@ impl Undelivered {
         let payload = [parcel.boot.0.to_le_bytes().as_slice(), &parcel.bytes].concat();
         allowance.spend(payload.len());
         writer.write_all(&WireFrame { kind: Kind::LateFrames, stream: parcel.sequence, payload }.encode()).await
+    }
+
+    /// At the end: what was not delivered goes to the disk, as far as it takes it.
+    pub(crate) fn keep(&mut self, outgoing: &Outgoing) {
+        let Some(late) = &self.late else { return };
+        let undecided = std::mem::take(&mut self.parcels.undecided).into_iter().map(|each| each.parcel);
+        for parcel in undecided.chain(std::iter::from_fn(|| outgoing.take())) {
+            late.push(parcel);
+        }
     }
 
     /// There was no room for this batch.

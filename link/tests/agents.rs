@@ -108,8 +108,8 @@ impl Agents for Served {
         self.sender.lock().unwrap().as_ref().unwrap().send(answer);
     }
 
-    fn take(&mut self, _: u32, _: &[u8]) {}
-    fn take_late(&mut self, _: u32, _: u64, _: &[u8]) {}
+    fn take(&mut self, _: (u32, u64), _: &[u8], _: bool) {}
+    fn take_late(&mut self, _: u32, _: &[u8]) {}
     fn batch(&mut self, _: u32, _: Vec<u8>) -> Result<(), String> {
         Ok(())
     }
@@ -145,7 +145,7 @@ fn agent(mut identity: Identity, address: SocketAddr) -> (AgentLink, Arc<Mutex<V
         software: "test".to_owned(),
         wall: now,
         late: None,
-        run: (1, None),
+        run: (1, Vec::new()),
         batches: None,
         hear: Box::new(move |message| hearing.lock().unwrap().extend(message)),
     };
@@ -176,15 +176,15 @@ fn an_agent_renews_its_certificate_through_its_vsensor_once_a_third_of_its_life_
     let before = (expires(&young_state), expires(&old_state));
     let (first, _) = agent(young, rig.address);
     until("the young one is connected", || first.state().connected);
-    first.stop();
+    first.stop(Default::default());
     let (second, heard) = agent(old, rig.address);
     until("the old one has its next certificate", || expires(&old_state) > before.1 + 20 * DAY);
     until("and is told", || heard.lock().unwrap().iter().any(|each| matches!(each, ToAgent::Renewed { .. })));
-    second.stop();
+    second.stop(Default::default());
     assert_eq!(expires(&young_state), before.0, "a young certificate stays");
     let (again, _) = agent(Identity::load(&old_state).unwrap(), rig.address);
     until("it connects with the next one", || again.state().connected);
-    again.stop();
+    again.stop(Default::default());
     rig.relay.stop();
 }
 
@@ -238,7 +238,7 @@ fn an_agent_that_is_refused_is_cut_off_says_why_and_comes_back_when_it_may() {
     assert!(link.state().words.contains(why), "{:?}", link.state());
     *rig.refuses.lock().unwrap() = None;
     until("it is let in again", || link.state().connected);
-    link.stop();
+    link.stop(Default::default());
     rig.relay.stop();
 }
 
@@ -250,7 +250,7 @@ fn a_sensor_is_no_agent_and_an_agent_of_another_deployment_is_not_let_in() {
         let (link, _) = agent(identity, rig.address);
         std::thread::sleep(Duration::from_millis(700));
         assert!(rig.sender.lock().unwrap().is_none(), "{:?}", link.state());
-        link.stop();
+        link.stop(Default::default());
     }
     rig.relay.stop();
 }
@@ -294,8 +294,8 @@ impl Agents for Present {
     }
 
     fn hear(&mut self, _: u32, _: ToRelay) {}
-    fn take(&mut self, _: u32, _: &[u8]) {}
-    fn take_late(&mut self, _: u32, _: u64, _: &[u8]) {}
+    fn take(&mut self, _: (u32, u64), _: &[u8], _: bool) {}
+    fn take_late(&mut self, _: u32, _: &[u8]) {}
     fn batch(&mut self, _: u32, _: Vec<u8>) -> Result<(), String> {
         Ok(())
     }
@@ -326,7 +326,13 @@ fn speak_and_never_read(identity: &Identity, address: SocketAddr) -> std::io::Er
         }
         Ok(())
     };
-    let hello = ToRelay::Hello { software: String::new(), name: "deaf".to_owned(), boot: 1, taken: 0, before: None };
+    let hello = ToRelay::Hello {
+        software: String::new(),
+        name: "deaf".to_owned(),
+        boot: 1,
+        taken: Default::default(),
+        ended: Vec::new(),
+    };
     let (left, metered, own) = <(Vec<_>, Vec<_>, Vec<_>)>::default();
     let alive = ToRelay::Alive { ledger: None, left, dropped: Default::default(), metered, own, time: None };
     let mut said = say(&hello);
@@ -398,6 +404,6 @@ fn an_agent_that_never_reads_is_cut_off_at_bounded_cost_and_the_others_hear_ever
         .collect();
     assert_eq!(offsets, (0..sent).collect::<Vec<i64>>(), "each once, in order");
     assert_eq!((present.came(well_id), present.went(well_id)), (1, 0), "{:?}", link.state());
-    link.stop();
+    link.stop(Default::default());
     relay.stop();
 }

@@ -2,15 +2,16 @@
 //! the address, else by (network, address); each attribution keeps its evidence. Volumes count primary rows alone, so
 //! that a conversation seen by two sensors counts once.
 //!
-//! Frames from an OS-sensor that owns neither of their ends may be forged: rows of such alone teach nothing, and of a
-//! flow that has some of them the volumes count by the share of the others. A row that is
-//! the outer view of a conversation which its host translates teaches nothing either; where only that host saw it, the
-//! inner view's row counts for that host, which is known to own its outer address.
+//! Frames from an OS-sensor that owns neither of their ends may be forged, and so may rows that it made of them: such rows
+//! teach nothing, and of a flow that has some such frames the volumes count by the share of the others. A row that is the
+//! outer view of a conversation which its host translates teaches nothing either; where only that host saw it, the inner
+//! view's row counts for that host, which is known to own its outer address.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use thymus_record::table::{DnsRow, FlowKind, FlowRow, HostRow};
+use thymus_record::view::outer_ends;
 use thymus_record::{Address, Mac, NetworkPath, Record, Scope, Time};
 use thymus_store::IngestedBatch;
 
@@ -187,7 +188,8 @@ impl Entities {
 
     /// A MAC claims an address: the address belongs to the MAC's device from now on.
     fn host(&mut self, network: &NetworkPath, row: &HostRow, changed: &mut BTreeSet<String>) {
-        let Some(mac) = row.mac.filter(|_| !is_nobody(row.address)) else { return };
+        let is_proof = !is_nobody(row.address) && row.unverified != Some(true);
+        let Some(mac) = row.mac.filter(|_| is_proof) else { return };
         let (mac_key, address_key) = (key(network, &mac.to_string()), key(network, &row.address.to_string()));
         let addresses = self.mac_addresses.entry(mac_key.clone()).or_default();
         addresses.insert(row.address.to_string());
@@ -296,13 +298,6 @@ impl Entities {
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
     }
-}
-
-/// The ends of a conversation as it looked outside of the host that translated it.
-fn outer_ends(text: &str) -> Option<(Address, Address)> {
-    let (from, to) = text.split_once(" > ")?;
-    let end = |end: &str| end.parse::<SocketAddr>().ok().map(|end| Address::from(end.ip()));
-    end(from).zip(end(to))
 }
 
 /// The part of bytes that belongs to `some` of `all` frames.

@@ -26,6 +26,7 @@ use std::time::Duration;
 use thymus_forward::SharedOwners;
 use thymus_link::Identity;
 use thymus_link::agent::{AgentLink, AgentLinkParts};
+use thymus_record::ledger::Count;
 use thymus_record::message::{AgentInterface, Members, Policy, ToAgent, ToRelay};
 use thymus_record::owner::Owner;
 use thymus_witness::Report;
@@ -48,7 +49,6 @@ const LAST: Duration = Duration::from_millis(300);
 struct Agent {
     state: PathBuf,
     identity: Identity,
-    run: u64,
     link: AgentLink,
     heard: Receiver<Option<ToAgent>>,
     gate: Gate,
@@ -106,7 +106,6 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
     let mut agent = Agent {
         state: state.to_owned(),
         identity,
-        run,
         link,
         heard,
         gate,
@@ -130,7 +129,7 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
     agent.look_at_interfaces();
     if agent.rings.is_empty() && !agent.interfaces.is_empty() {
         let why = agent.items.concat().join("; ");
-        agent.link.stop();
+        agent.link.stop(Count::default());
         return Err(format!("nothing can be captured: {why}"));
     }
     agent.work(stop);
@@ -187,11 +186,14 @@ impl Agent {
         self.tell_views();
         self.select.finish();
         std::thread::sleep(LAST);
-        write(&self.state, &Status { in_order: true, ..self.status() });
+        let status = self.status();
+        write(&self.state, &status);
         if let Some(owners) = self.owners {
             owners.stop();
         }
-        self.link.stop();
+        // What is in its memory went on disk, as far as it took it.
+        let ended = self.link.stop(status.ledger.sent);
+        write(&self.state, &Status { ended, ..status });
     }
 
     /// Once a second: what the kernel dropped, what all of it costs, and who is to know.

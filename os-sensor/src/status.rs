@@ -44,10 +44,8 @@ pub struct Status {
     pub pid: u32,
     /// The same, as it is found again.
     pub process: Process,
-    /// Its run, which numbers parcels; and whether it ended in order, with nothing left in its memory.
-    pub run: u64,
-    /// See `run`.
-    pub in_order: bool,
+    /// Runs that ended without warning and that no vSensor was told of; the last is this one, if it ends so now.
+    pub ended: Vec<Ended>,
 }
 
 /// Writes the state, whole or not at all; on a full disk over the one before, whose room it has.
@@ -66,12 +64,10 @@ pub fn write(state: &Path, status: &Status) {
     }
 }
 
-/// What the run before had done, if it was ended without warning.
-pub fn ended(state: &Path) -> Option<Ended> {
-    let text = std::fs::read(state.join("status.json")).ok()?;
-    let Status { run, in_order, ledger, .. } = serde_json::from_slice(&text).ok()?;
-    let AgentLedger { sent, spooled_bytes, .. } = ledger;
-    (run != 0 && !in_order).then_some(Ended { boot: run, sent, spooled_bytes })
+/// The runs before that were ended without warning, as far as no vSensor was told of them.
+pub fn ended(state: &Path) -> Vec<Ended> {
+    let text = std::fs::read(state.join("status.json")).unwrap_or_default();
+    serde_json::from_slice::<Status>(&text).unwrap_or_default().ended
 }
 
 /// The state in words, and whether packets flow.
@@ -239,18 +235,14 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_was_killed_is_told_to_the_next_and_one_that_ended_in_order_is_not() {
+    fn runs_that_were_killed_are_told_to_the_next_one() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(ended(dir.path()), None);
-        let mut status = Status { run: 9, ..Status::default() };
-        status.ledger.sent.add(60);
-        write(dir.path(), &status);
-        let told = Ended { boot: 9, sent: status.ledger.sent, spooled_bytes: 0 };
-        assert_eq!(ended(dir.path()), Some(told));
-        write(dir.path(), &Status { in_order: true, ..status });
-        assert_eq!(ended(dir.path()), None);
+        assert_eq!(ended(dir.path()), []);
+        let killed = [8, 9].map(|boot| Ended { boot, ..Ended::default() }).to_vec();
+        write(dir.path(), &Status { ended: killed.clone(), ..Status::default() });
+        assert_eq!(ended(dir.path()), killed);
         std::fs::write(dir.path().join("status.json"), "{torn").unwrap();
-        assert_eq!(ended(dir.path()), None);
+        assert_eq!(ended(dir.path()), []);
     }
 
     #[test]

@@ -140,14 +140,18 @@ pub struct AgentInterface {
     pub mac: String,
 }
 
-/// What an agent's run before had done when it last wrote that down; it was ended without warning.
+/// What an agent's run had done when it last wrote that down, for the case that it is ended without warning.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ended {
     /// That run.
     pub boot: u64,
-    /// Packets sent, those in its memory included.
+    /// Packets sent, those in its memory included and those that it put on its disk left out.
     pub sent: Count,
-    /// Bytes that waited on its disk.
-    pub spooled_bytes: u64,
+    /// What each vSensor said it took of them.
+    pub taken: Vec<(u32, Count)>,
+    /// The vSensor of its last connection, 0 where there was none; and where it was.
+    pub last: u32,
+    /// See `last`.
+    pub at: String,
 }

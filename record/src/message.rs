@@ -2,7 +2,7 @@
 //! what is missing; batches and packets travel as bytes. The frame around them is `link`'s.
 
 pub use crate::ledger::AgentLedger;
-use crate::ledger::Ledger;
+use crate::ledger::{Count, Ledger};
 pub use crate::members::{AgentEvent, AgentInterface, Ended, Home, Member, Members, Passed, Shared};
 pub use crate::policy::{AgentOrders, AgentState, Instruction, Mode, Policy, ShedReasons};
 use crate::query::{PcapQuery, QueryReport};
@@ -116,12 +116,12 @@ pub enum ToRelay {
         name: String,
         /// Its run: numbers of parcels are of this run.
         boot: u64,
-        /// Parcels of this run that were taken, by whichever vSensor.
+        /// Packets of this run that this vSensor said it took; what it did not say it took comes again.
         #[serde(default)]
-        taken: u64,
-        /// The run before, if it was ended without warning.
+        taken: Count,
+        /// Runs that were ended without warning, of which no vSensor was told yet.
         #[serde(default)]
-        before: Option<Ended>,
+        ended: Vec<Ended>,
     },
     /// Its interfaces, at first and when they change.
     Interfaces {

@@ -113,6 +113,13 @@ impl ViewBook {
     }
 }
 
+/// The ends of a conversation as it looked outside of the host that translated it.
+pub fn outer_ends(text: &str) -> Option<(Address, Address)> {
+    let (from, to) = text.split_once(" > ")?;
+    let end = |end: &str| end.parse::<SocketAddr>().ok().map(|end| Address::from(end.ip()));
+    end(from).zip(end(to))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

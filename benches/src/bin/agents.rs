@@ -85,7 +85,7 @@ fn run(token: &str, folder: &Path, count: usize, so_long: Duration) -> Result<St
     // One after the other they fall silent now, and are cut off: that no longer counts.
     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
     let [connections, members, member_bytes] = [&heard.connections, &heard.members, &heard.member_bytes].map(of);
-    agents.into_iter().for_each(|agent| agent.link.stop());
+    agents.into_iter().for_each(|agent| drop(agent.link.stop(agent.ledger.sent)));
     Ok(format!(
         "{{\"agents\":{count},\"join_seconds\":{:.1},\"connect_seconds\":{:.1},\"connected_at_the_end\":{here},\
          \"connections\":{},\"refusals\":{},\"frames_sent\":{sent},\"frames_shed\":{shed},\"member_messages\":{},\
@@ -134,7 +134,7 @@ fn start(state: &Path, heard: &Arc<Heard>) -> Result<Agent, String> {
         name: state.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         software: "agents".to_owned(),
         wall,
-        run: (wall().0, None),
+        run: (wall().0, Vec::new()),
         late: None,
         batches: None,
         spares: Spares::default(),

@@ -66,8 +66,16 @@ impl Hosts {
             self.told.clear();
         }
         self.told.insert((network, address), (mac, now));
-        let row =
-            HostRow { ts: now, network, address, mac: Some(mac), name: None, source, shard, ordinal: self.ordinal };
+        let row = HostRow {
+            ts: now,
+            network,
+            address,
+            mac: Some(mac),
+            source,
+            shard,
+            ordinal: self.ordinal,
+            ..HostRow::default()
+        };
         self.ordinal += 1;
         sink.emit(row.into());
     }

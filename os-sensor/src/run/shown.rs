@@ -27,8 +27,7 @@ impl Agent {
             taken: Clock::wall(),
             pid: std::process::id(),
             process: Process::current(),
-            run: self.run,
-            in_order: false,
+            ended: self.link.if_ended(self.select.ledger().sent),
         }
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! batch   = "TMB\0" | crc32c u32 of all behind it | format u16 | dictionary u32 (0: none) | head | body
 //! head    = length varint | sensor u32 | boot u64 | sequence u64 | rows u32 | paths varint | {length varint, text}…
+//!           | first crc32c u32, where a relay marked rows
 //! body    = raw length u32 | zstd of sections
 //! section = table u8 | rows varint | length varint | columns (see column.rs)
 //! ```
@@ -47,6 +48,8 @@ pub struct Head {
     pub rows: u32,
     /// Network paths; a row's `network` is a position here.
     pub networks: Vec<NetworkPath>,
+    /// The CRC of the batch as its maker encoded it, where a relay marked rows since.
+    pub first_crc: Option<u32>,
 }
 
 /// A batch, decoded.
@@ -121,12 +124,15 @@ fn head_bytes(head: &Head, rows: usize) -> Vec<u8> {
     out.extend_from_slice(&bounded(rows).to_le_bytes());
     put_varint(&mut out, head.networks.len() as u64);
     head.networks.iter().for_each(|path| put_bytes(&mut out, path.as_str().as_bytes()));
+    out.extend(head.first_crc.iter().flat_map(|crc| crc.to_le_bytes()));
     out
 }
 
-/// The CRC that, beside sensor, boot and sequence, makes a batch known. `None` if the bytes are too short.
-pub fn crc(bytes: &[u8]) -> Option<u32> {
-    bytes.get(4..)?.first_chunk::<4>().copied().map(u32::from_le_bytes)
+/// The CRC that, beside sensor, boot and sequence, makes a batch known: the one that its maker gave it. `head` is that of
+/// the bytes.
+pub fn identity(head: &Head, bytes: &[u8]) -> u32 {
+    let crc = || bytes.get(4..)?.first_chunk::<4>().copied().map(u32::from_le_bytes);
+    head.first_crc.or_else(crc).unwrap_or_default()
 }
 
 /// Reads the head alone, after checking magic, CRC and format.
@@ -172,7 +178,8 @@ fn take_head(bytes: &[u8]) -> Result<(Head, Reader<'_>), BatchError> {
         Ok(NetworkPath::from_text(text))
     };
     let networks = (0..paths).map(take).collect::<Result<Vec<_>, _>>()?;
-    Ok((Head { sensor, boot, sequence, rows, networks }, reader))
+    let first_crc = if head.is_empty() { None } else { Some(u32::from_le_bytes(head.array()?)) };
+    Ok((Head { sensor, boot, sequence, rows, networks, first_crc }, reader))
 }
 
 /// Writes the rows of one table, if there are any.

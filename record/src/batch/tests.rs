@@ -36,7 +36,7 @@ fn dns() -> impl Strategy<Value = Record> {
 
 fn head_of(records: usize) -> Head {
     let networks = vec![NetworkPath::from_text("default"), NetworkPath::from_text("default/vlan:7")];
-    Head { sensor: SensorId(3), boot: BootId(u64::MAX), sequence: 9, rows: records as u32, networks }
+    Head { sensor: SensorId(3), boot: BootId(u64::MAX), sequence: 9, rows: records as u32, networks, first_crc: None }
 }
 
 proptest! {

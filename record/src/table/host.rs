@@ -36,5 +36,7 @@ table! {
         7 shard: u8 = "shard",
         /// Number of this row in its shard and table, from 0.
         8 ordinal: u32 = "ordinal",
+        /// From an OS-sensor that has not this address: forged, or overheard.
+        9 unverified: Option<bool> = "unverified",
     }
 }

@@ -4,6 +4,7 @@ use super::homes;
 use super::runs::Runs;
 use super::source::{AgentSource, RelayNotes};
 use super::speaker::speaks_for;
+use super::strangers::Strangers;
 use crate::clock::Clock;
 use crate::deal::{Dealer, deal_to};
 use crate::offset::Offset;
@@ -18,7 +19,7 @@ use thymus_dissect::flow::Roots;
 use thymus_dissect::{Frame, Origin};
 use thymus_forward::SharedOwners;
 use thymus_link::Exchange;
-use thymus_link::agent::take_frame;
+use thymus_link::agent::{count_frames, take_frame};
 use thymus_link::relay::{AgentSender, Agents, Ends};
 use thymus_record::message::{AgentEvent, AgentHealth, AgentInterface, Policy, ToAgent, ToMaster, ToRelay};
 use thymus_record::owner::Owner;
@@ -62,6 +63,7 @@ pub struct Group {
     pub(super) notes: Arc<RelayNotes>,
     /// Each agent's run, and what was lost in it.
     runs: Runs,
+    strangers: Strangers,
     pub(super) homes: PathBuf,
     pub(super) roots: Arc<Roots>,
     pub(super) orders: Orders,
@@ -109,7 +111,8 @@ pub fn group(parts: GroupParts) -> (Group, AgentSource) {
         agents: BTreeMap::new(),
         dealer,
         notes: Arc::clone(&notes),
-        runs: Runs::default(),
+        runs: Runs::new(me),
+        strangers: Strangers::default(),
         homes,
         roots,
         orders,
@@ -220,9 +223,6 @@ impl Group {
                 if is_late { stamp.min(self.last) } else { stamp.max(self.last).min(self.clock.wall().max(self.last)) };
             self.last = self.last.max(time);
             let wire_len = head.wire_len.max(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
-            if !is_late {
-                self.runs.frame(agent, u64::from(wire_len));
-            }
             let mut frame = Frame { bytes, wire_len, time, port: self.port, ..Frame::default() };
             let verdict = self.relay.frame(agent, (head.shared, head.again || is_late), &frame);
             let Some(FrameVerdict { copy: false, unverified, .. }) = verdict else {
@@ -268,6 +268,7 @@ impl Group {
             addresses.extend(parsed.map(|address| (address, mac)));
         }
         self.relay.addresses(agent, &addresses);
+        self.strangers.learn(agent, addresses.iter().map(|each| each.0), self.now());
         let words = interfaces.iter().take(SHOWN_MAX);
         let words = words.map(|each| format!("{} {}", each.name, each.addresses.join(" ")));
         let words = words.map(|words| words.chars().take(200).collect()).collect();
@@ -313,7 +314,8 @@ impl Agents for Group {
                 self.relay.report(agent, (left, metered), dropped, &own, now);
                 self.tell();
                 let Some(ledger) = ledger else { return };
-                let missed = self.runs.ledger(agent, &ledger);
+                let is_alone = self.agents.get(&agent).is_none_or(|known| known.connections == 1);
+                let missed = self.runs.ledger(agent, &ledger, is_alone);
                 self.notes.count(|counters| counters.missed += missed);
                 if let Some(health) = self.notes.agents().get_mut(&agent) {
                     health.ledger = *ledger;
@@ -323,27 +325,27 @@ impl Agents for Group {
             ToRelay::Renew { request, chain } => self.renew(agent, request, chain),
             ToRelay::Owners { owners } => self.owners(agent, owners),
             ToRelay::Views { views } => self.views(agent, &views),
-            // What an agent that was cut off and comes again lost is not counted twice.
-            ToRelay::Hello { boot, taken, before, .. } => {
-                let is_alone = self.agents.get(&agent).is_none_or(|known| known.connections == 1);
+            ToRelay::Hello { boot, taken, ended, .. } => {
                 self.runs.tidy(|known| self.agents.contains_key(known));
-                self.runs.begin(agent, (boot, taken), before.as_ref(), is_alone);
+                self.runs.begin(agent, (boot, taken), ended);
             }
             ToRelay::Unknown => {}
         }
     }
 
-    fn take(&mut self, agent: u32, parcel: &[u8]) {
-        self.runs.parcel(agent);
-        self.take_frames(agent, parcel, false);
+    fn take(&mut self, run: (u32, u64), parcel: &[u8], is_new: bool) {
+        self.runs.came(run, count_frames(parcel));
+        if is_new {
+            self.take_frames(run.0, parcel, false);
+        }
     }
 
-    fn take_late(&mut self, agent: u32, boot: u64, parcel: &[u8]) {
-        self.runs.late(agent, boot);
+    fn take_late(&mut self, agent: u32, parcel: &[u8]) {
         self.take_frames(agent, parcel, true);
     }
 
     fn batch(&mut self, agent: u32, bytes: Vec<u8>) -> Result<(), String> {
+        let bytes = self.strangers.mark(agent, bytes).map_err(|error| format!("its batch cannot be read: {error}"))?;
         let refused = self.notes.passing.batch(agent, bytes)?;
         if let (Some((boot, sequence)), Some(known)) = (refused, self.agents.get(&agent)) {
             known.sender.send(ToAgent::NoRoom { boot, sequence });

@@ -7,6 +7,8 @@ mod group;
 mod runs;
 /// What the master and they say to each other.
 mod control;
+/// Which of their rows are about others.
+mod strangers;
 /// Their batches on the way through.
 mod passing;
 /// Whose word counts on owners.
