@@ -76,8 +76,37 @@ fn examine(args: &DoctorArgs) -> Findings {
         findings.warn("no configuration was given: --config FILE looks at its ports and ring too".to_owned());
         hugepages(&mut findings);
     }
+    if let Some(mapped) = mapped() {
+        staging(Path::new("/dev/shm"), &mapped, &mut findings);
+    }
     identity(&args.state, &mut findings);
     findings
+}
+
+/// What all processes have mapped, as the kernel lists it; `None` if it does not show us others'.
+fn mapped() -> Option<String> {
+    fs::read_to_string("/proc/1/maps").ok()?;
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    Some(processes.filter_map(|process| fs::read_to_string(process.path().join("maps")).ok()).collect())
+}
+
+/// Staging of rings that no running sensor has: one that was killed left it for its next start.
+fn staging(shared: &Path, mapped: &str, findings: &mut Findings) {
+    let files = fs::read_dir(shared).into_iter().flatten().flatten();
+    let left = files.filter(|file| {
+        let name = file.file_name().to_string_lossy().into_owned();
+        name.starts_with(crate::ring::STAGING) && !mapped.contains(&name)
+    });
+    let sizes: Vec<u64> = left.filter_map(|file| Some(file.metadata().ok()?.len())).collect();
+    if !sizes.is_empty() {
+        findings.warn(format!(
+            "memory: {} MiB in {}/{}* are the last packets of {} sensors that were ended without warning: start those again, or remove the files",
+            sizes.iter().sum::<u64>() >> 20,
+            shared.display(),
+            crate::ring::STAGING,
+            sizes.len()
+        ));
+    }
 }
 
 fn cores(findings: &mut Findings) {
@@ -266,6 +295,11 @@ mod tests {
         assert!(has(&findings, Verdict::Fail, "is a file"), "{findings:?}");
         let findings = with("af_packet:nope0", &ring, "900TiB");
         assert!(has(&findings, Verdict::Fail, "make room"), "{findings:?}");
+        let mut findings = Findings::default();
+        let name = |number: u8| format!("{}{number}", crate::ring::STAGING);
+        (1..4).for_each(|number| fs::write(dir.path().join(name(number)), vec![0; 1 << 20]).unwrap());
+        staging(dir.path(), &format!("7f00 rw-s 00:19 7 /dev/shm/{}\n", name(2)), &mut findings);
+        assert!(has(&findings.0, Verdict::Warn, "memory: 2 MiB"), "{:?}", findings.0);
         let mut findings = Findings::default();
         identity(dir.path(), &mut findings);
         assert!(has(&findings.0, Verdict::Warn, "join first"), "{:?}", findings.0);

@@ -236,8 +236,11 @@ fn lock(dir: &Path) -> Result<File, RingError> {
     }
 }
 
+/// How the names of rings' staging begin.
+pub(crate) const STAGING: &str = "thymus-ring-";
+
 /// Where a ring's staging is: in shared memory, or, where there is none, beside the ring.
 pub(crate) fn staging_path(dir: &Path, ring: u64) -> PathBuf {
     let shared = Path::new("/dev/shm");
-    if shared.is_dir() { shared.join(format!("thymus-ring-{ring:016x}")) } else { dir.join("staging") }
+    if shared.is_dir() { shared.join(format!("{STAGING}{ring:016x}")) } else { dir.join("staging") }
 }
