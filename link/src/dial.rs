@@ -10,8 +10,9 @@ use tokio::time::timeout;
 
 /// Addresses remembered.
 const PEERS_MAX: usize = 256;
-/// Until the capture has noticed a new address.
-const NOTICE: Duration = Duration::from_millis(60);
+/// The capture leaves out what is spoken with a new address before anything is; a stuck one is not waited for.
+const NOTICE_MAX: Duration = Duration::from_secs(1);
+const NOTICE_EVERY: Duration = Duration::from_millis(5);
 /// How long an address may take to answer; where there is another one, and where not.
 const CONNECT_SHORT: Duration = Duration::from_millis(700);
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -20,13 +21,25 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Peers {
     known: BTreeSet<SocketAddr>,
-    is_new: bool,
+    news: News,
+}
+
+/// Whether the capture knows all of them.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum News {
+    #[default]
+    None,
+    /// It was told, and asks again when it has done what follows.
+    Told,
+    Untold,
 }
 
 impl Peers {
-    /// All of them, if one came since the call before.
+    /// All of them, if one came since the call before; the capture calls it before each look at its packets.
     pub(crate) fn take_new(&mut self) -> Option<Vec<SocketAddr>> {
-        std::mem::take(&mut self.is_new).then(|| self.known.iter().copied().collect())
+        let is_new = self.news == News::Untold;
+        self.news = if is_new { News::Told } else { News::None };
+        is_new.then(|| self.known.iter().copied().collect())
     }
 
     /// Adds addresses; true if one was not known.
@@ -35,9 +48,21 @@ impl Peers {
             self.known.clear();
         }
         let fresh = found.iter().filter(|address| self.known.insert(**address)).count() > 0;
-        self.is_new |= fresh;
+        if fresh {
+            self.news = News::Untold;
+        }
         fresh
     }
+}
+
+/// Waits until the capture knows all addresses.
+async fn noticed(peers: &Mutex<Peers>) {
+    let wait = async {
+        while peers.lock().unwrap_or_else(PoisonError::into_inner).news != News::None {
+            tokio::time::sleep(NOTICE_EVERY).await;
+        }
+    };
+    let _ = timeout(NOTICE_MAX, wait).await;
 }
 
 /// Connects to the first address that answers, beginning with number `at`, which is set to it. Names are resolved anew.
@@ -46,15 +71,13 @@ pub(crate) async fn dial(addresses: &[String], at: &mut usize, peers: &Mutex<Pee
     for step in 0..addresses.len() {
         let number = (*at + step) % addresses.len();
         let address = addresses.get(number)?;
-        let connect = async {
-            let found: Vec<SocketAddr> = lookup_host(address.as_str()).await.ok()?.collect();
-            if peers.lock().unwrap_or_else(PoisonError::into_inner).add(&found) {
-                // The capture looks for new ones before each look at its packets.
-                tokio::time::sleep(NOTICE).await;
-            }
-            TcpStream::connect(found.as_slice()).await.ok()
-        };
-        if let Ok(Some(stream)) = timeout(patience, connect).await {
+        let Ok(Ok(found)) = timeout(patience, lookup_host(address.as_str())).await else { continue };
+        let found: Vec<SocketAddr> = found.collect();
+        let is_fresh = peers.lock().unwrap_or_else(PoisonError::into_inner).add(&found);
+        if is_fresh {
+            noticed(peers).await;
+        }
+        if let Ok(Ok(stream)) = timeout(patience, TcpStream::connect(found.as_slice())).await {
             *at = number;
             let _ = stream.set_nodelay(true);
             return Some(stream);
@@ -89,13 +112,37 @@ mod tests {
             let addresses = vec![gone.local_addr().unwrap().to_string(), there.local_addr().unwrap().to_string()];
             drop(gone);
             let (mut at, peers) = (0, Mutex::default());
-            assert!(dial(&addresses, &mut at, &peers).await.is_some());
+            assert!(dial(&addresses, &mut at, &peers).await.is_some(), "a capture that is stuck is not waited for");
             assert_eq!(at, 1);
             assert!(dial(&addresses, &mut at, &peers).await.is_some());
             assert_eq!(peers.lock().unwrap().take_new().map(|peers: Vec<SocketAddr>| peers.len()), Some(2));
             assert!(peers.lock().unwrap().take_new().is_none());
             drop(there);
             assert!(dial(&addresses, &mut at, &peers).await.is_none());
+        });
+    }
+
+    #[test]
+    fn nothing_is_spoken_before_the_capture_has_acted_on_a_new_address() {
+        block(async {
+            let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (addresses, peers) = (vec![there.local_addr().unwrap().to_string()], Mutex::<Peers>::default());
+            let (acts, came) = (AtomicBool::new(false), AtomicBool::new(false));
+            let capture = async {
+                while peers.lock().unwrap().take_new().is_none() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                assert!(!came.load(Ordering::Relaxed), "it has only been told");
+                acts.store(true, Ordering::Relaxed);
+                assert!(peers.lock().unwrap().take_new().is_none());
+            };
+            let link = async {
+                assert!(dial(&addresses, &mut 0, &peers).await.is_some());
+                came.store(true, Ordering::Relaxed);
+                assert!(acts.load(Ordering::Relaxed));
+            };
+            tokio::join!(capture, link);
         });
     }
 

@@ -156,6 +156,8 @@ fn drive(agents: &mut [Agent], so_long: Duration) -> Duration {
         std::thread::sleep(next.saturating_sub(clock.monotonic()));
         let mut here = 0;
         for (number, agent) in agents.iter_mut().enumerate() {
+            // There is no capture that would have to leave our own stream out.
+            let _ = agent.link.new_peers();
             let is_here = agent.link.state().connected;
             here += usize::from(is_here);
             if is_here && !agent.told {
