@@ -367,6 +367,16 @@ mod tests {
     }
 
     #[test]
+    fn who_has_not_the_address_ties_it_to_no_mac() {
+        let mut entities = Entities::default();
+        let Record::Host(told) = arp("10.0.0.2", 9) else { panic!("no host row") };
+        let forged = HostRow { unverified: Some(true), ..told };
+        take(&mut entities, "n", vec![flow("10.0.0.1", "10.0.0.9"), arp("10.0.0.2", 1), forged.into()]);
+        assert!(entities.list(&Scope::All, "02:00:00:00:00:09").is_empty());
+        assert_eq!(entities.list(&Scope::All, "02:00:00:00:00:01").len(), 1);
+    }
+
+    #[test]
     fn a_device_keeps_its_identity_when_its_address_changes_and_its_mac_does_not() {
         let mut entities = Entities::default();
         take(

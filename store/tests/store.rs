@@ -6,6 +6,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use support::{SECOND, START, all, arrival, batch, flow, open, request, runtime, uid, uids};
+use thymus_record::batch::{decode, encode, identity};
 use thymus_record::table::{
     CertRow, ConnState, DnsRow, FlowKind, FlowRow, HostRow, HttpRow, RollupRow, StatsRow, TlsRow, WeirdRow,
 };
@@ -31,6 +32,41 @@ fn a_fork_is_kept_beside_the_first_reported_and_known_when_it_comes_again() {
     let store = open(dir.path());
     assert_eq!(store.ingest(&forked, arrival(1, 3)).unwrap(), Ingested::SeenBefore);
     assert_eq!(uids(&all(&store, request(Table::Flow, None, 10))), before);
+}
+
+#[test]
+fn a_batch_that_a_relay_marks_otherwise_when_it_comes_again_is_the_same_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = batch(1, 9, 0, &["default"], &flows(1, 2));
+    let marked = |unverified| {
+        let mut marked = decode(&made).unwrap();
+        marked.head.first_crc = Some(identity(&marked.head, &made));
+        for record in &mut marked.records {
+            let Record::Flow(row) = record else { panic!("{record:?}") };
+            row.unverified = unverified;
+        }
+        encode(&marked.head, &marked.records)
+    };
+    let store = open(dir.path());
+    assert_eq!(store.ingest(&marked(1), arrival(1, 1)).unwrap(), Ingested::New);
+    assert_eq!(store.ingest(&made, arrival(1, 2)).unwrap(), Ingested::SeenBefore);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.ingest(&marked(2), arrival(1, 3)).unwrap(), Ingested::SeenBefore);
+    assert_eq!(all(&store, request(Table::Flow, None, 10))[0]["unverified_frames"], 1, "as it came first");
+}
+
+#[test]
+fn frames_that_may_be_forged_add_up_over_the_rows_of_a_flow() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let row = |ordinal, unverified| FlowRow { ordinal, unverified, frames: 5, ..flow(1, START, 1) }.into();
+    store.ingest(&batch(1, 1, 0, &["default"], &[row(0, 5), row(1, 0), row(2, 3)]), arrival(1, 1)).unwrap();
+    for step in 0..2 {
+        let items = all(&store, request(Table::Flow, None, 10));
+        assert_eq!((&items[0]["frames"], &items[0]["unverified_frames"]), (&15.into(), &8.into()), "step {step}");
+        store.flush().unwrap();
+    }
 }
 
 #[test]
