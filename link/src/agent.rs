@@ -21,6 +21,7 @@ use crate::delivered::Delivered;
 pub use crate::delivered::ENDED_MAX;
 use crate::dial::{Peers, dial, silence};
 use crate::frame::{FrameReader, WireFrame};
+use crate::goodbye::last_words;
 use crate::outgoing::Outgoing;
 pub use crate::parcel::{FRAME_HEAD, FrameHead, Spares, count_frames, put_frame, take_frame};
 use crate::spool::Spool;
@@ -270,15 +271,21 @@ impl Running {
             Err(why) => return why.to_owned(),
         };
         self.show(UplinkState { connected: true, words: format!("connected to {}", words_of(ends)), ends });
-        match self.serve(vsensor, tls).await {
+        let (reader, mut writer) = tokio::io::split(tls);
+        let mut reader = FrameReader::of_orders(reader);
+        match self.serve(vsensor, &mut reader, &mut writer).await {
             Ok(()) => "the vSensor closed the connection".to_owned(),
-            Err(error) => with_cure(&error),
+            Err(error) => with_cure(&last_words(error, &mut reader).await),
         }
     }
 
-    async fn serve(&mut self, vsensor: u32, tls: Tls) -> io::Result<()> {
-        let (reader, mut writer) = tokio::io::split(tls);
-        let mut reader = FrameReader::of_orders(reader);
+    /// Says who we are, and serves.
+    async fn serve(
+        &mut self,
+        vsensor: u32,
+        reader: &mut FrameReader<ReadHalf<Tls>>,
+        writer: &mut WriteHalf<Tls>,
+    ) -> io::Result<()> {
         let (software, name) = (self.parts.software.clone(), self.parts.name.clone());
         let address = self.parts.identity.addresses.get(self.at).map(String::as_str).unwrap_or_default();
         let (taken, ended) = self.left.parcels.delivered.begin(vsensor, address);
@@ -295,7 +302,7 @@ impl Running {
         let heard = AtomicBool::new(true);
         let patience = if self.parts.identity.addresses.len() > 1 { SILENCE_SHORT } else { SILENCE_MAX };
         let ended = tokio::select! {
-            ended = self.exchange(&mut reader, &mut writer, (&heard, interfaces.is_some())) => Some(ended),
+            ended = self.exchange(reader, writer, (&heard, interfaces.is_some())) => Some(ended),
             () = silence(&heard, patience) => None,
         };
         self.silent = ended.is_none();

@@ -1,5 +1,6 @@
 //! Why a connection failed, in words that say what to do.
 
+use crate::goodbye::is_cut;
 use rustls::{AlertDescription, CertificateError, Error};
 use std::io;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub fn ended(error: &io::Error) -> String {
         io::ErrorKind::UnexpectedEof => {
             "it ended without a goodbye: the other side was stopped, or lost its network".to_owned()
         }
+        _ if is_cut(error) => "the other side closed it while we spoke".to_owned(),
         _ => error.to_string(),
     }
 }

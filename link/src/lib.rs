@@ -34,6 +34,8 @@ pub mod agent;
 mod parcel;
 /// What the master says of batches.
 mod settle;
+/// Refused, and heard.
+mod goodbye;
 /// Which of several vSensors.
 mod dial;
 /// The limit on what an agent sends.

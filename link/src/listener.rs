@@ -2,7 +2,8 @@
 
 use crate::Role;
 use crate::enrol::{Redeemed, TokenBook, serve};
-use crate::frame::{Assembly, Kind, WireFrame, read};
+use crate::frame::{Assembly, FrameReader, Kind, WireFrame, read};
+use crate::goodbye::refuse;
 use crate::identity::expiry;
 use crate::issuer::Issuer;
 use crate::tls::{ALPN_JOIN, ALPN_LINK, ServerConfigs, peer_as};
@@ -130,9 +131,8 @@ impl Listener {
         };
         if (self.revoked)(sensor, &named.serial) {
             let why = "this sensor was revoked at the master: to let it in again, give it a new token and an empty state folder";
-            let refusal = WireFrame::control(&ToSensor::Refused { why: why.to_owned() });
-            let _ = tls.write_all(&refusal.encode()).await;
-            let _ = tls.shutdown().await;
+            let (reader, mut writer) = tokio::io::split(tls);
+            refuse(why.to_owned(), &mut writer, &mut FrameReader::new(reader)).await;
             return Err(AcceptError(format!("sensor {} is revoked", named.id)));
         }
         let peer = SensorPeer { sensor, serial: named.serial, address, hello, expires };

@@ -3,6 +3,7 @@
 
 use crate::cure::ended;
 use crate::frame::{Assembly, FrameReader, Kind, WireFrame};
+use crate::goodbye::refuse;
 use crate::tls::{ALPN_AGENT, ALPN_JOIN, agent_server, peer_as};
 use crate::{Identity, Role};
 use rustls::server::Acceptor;
@@ -43,6 +44,9 @@ const CONNECTIONS_MAX: usize = 4_096;
 const HELLO_MAX: usize = 16 << 10;
 /// Runs of agents whose parcel numbers are remembered.
 const RUNS_MAX: usize = 16_384;
+
+/// How a connection ends that we refuse to serve any longer.
+const REFUSED: io::ErrorKind = io::ErrorKind::PermissionDenied;
 
 /// Speaks to one agent.
 #[derive(Clone)]
@@ -287,9 +291,7 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
     sender.send(ToAgent::Taken { up_to: next });
     let entered = shared.agents().enter(agent, &name, ends, sender.clone());
     if let Err(why) = entered {
-        writer.write_all(&WireFrame::control(&ToAgent::Refused { why: why.clone() }).encode()).await?;
-        let _ = writer.shutdown().await;
-        return Err(io::Error::other(why));
+        return Err(refuse(why, &mut writer, &mut reader).await);
     }
     shared.agents().hear(agent, ToRelay::Hello { software, name, boot, taken, ended });
     let speak = async {
@@ -309,12 +311,11 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
                     writer.write_all(&WireFrame::control(&taken).encode()).await?;
                 }
             }
+            if let ToAgent::Refused { why } = message {
+                return Err(io::Error::new(REFUSED, why));
+            }
             writer.write_all(&WireFrame::control(&message).encode()).await?;
             writer.flush().await?;
-            if let ToAgent::Refused { why } = message {
-                let _ = writer.shutdown().await;
-                return Err(io::Error::other(why));
-            }
         }
     };
     let ended = tokio::select! {
@@ -323,7 +324,10 @@ async fn serve(shared: &Shared, agent: u32, tls: TlsStream<TcpStream>, peer: Soc
         () = sender.is_stuck.notified() => Err(io::Error::other("it does not take what it is sent")),
     };
     shared.agents().leave(agent);
-    ended
+    match ended {
+        Err(error) if error.kind() == REFUSED => Err(refuse(error.to_string(), &mut writer, &mut reader).await),
+        ended => ended,
+    }
 }
 
 /// Of several words in a row that parcels were taken only the newest counts: it, and what else was waiting behind it.

@@ -7,6 +7,7 @@ use crate::cure::{with_cure, words_of};
 use crate::enrol::connect;
 use crate::exchange::{Exchange, slices_of};
 use crate::frame::{FrameReader, WireFrame};
+use crate::goodbye::last_words;
 use crate::settle::{is_own, renew_boot, settle};
 use crate::spool::Spool;
 use crate::tls::{link_client, master_name, peer_as};
@@ -236,6 +237,20 @@ async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Resu
     };
     let _ = outbox.control.send(WireFrame::control(&ToMaster::Hello(hello)));
     let mut writer = Writer { writer, control: control_out, packets: packets_out };
+    match converse(parts, &mut reader, &mut writer, &outbox, ready).await {
+        Err(error) => Err(last_words(error, &mut reader).await),
+        done => done,
+    }
+}
+
+/// Says hello, and serves.
+async fn converse(
+    parts: &Arc<UplinkParts>,
+    reader: &mut FrameReader<ReadHalf<Tls>>,
+    writer: &mut Writer,
+    outbox: &Outbox,
+    ready: impl Fn(),
+) -> io::Result<()> {
     writer.flush_control().await?;
     let hello = timeout(SILENCE_MAX, reader.next()).await.map_err(io::Error::other)??;
     match hello.as_ref().and_then(|frame| serde_json::from_slice(&frame.payload).ok()) {
@@ -247,9 +262,9 @@ async fn serve(parts: &Arc<UplinkParts>, tls: Tls, ready: impl Fn()) -> io::Resu
     ready();
     parts.exchange.connect(Some(outbox.control.clone()));
     let ended = tokio::select! {
-        ended = listen(parts, &mut reader, &outbox) => ended,
+        ended = listen(parts, reader, outbox) => ended,
         ended = writer.run(&parts.spool) => ended,
-        () = tell_health(parts, &outbox) => Ok(()),
+        () = tell_health(parts, outbox) => Ok(()),
     };
     parts.exchange.connect(None);
     ended
