@@ -10,6 +10,7 @@ use thymus_benches::traffic::{Kept, established};
 use thymus_forward::SharedOwners;
 use thymus_link::Spool;
 use thymus_link::spool::SpoolLimits;
+use thymus_os_sensor::capture::Taker;
 use thymus_os_sensor::gate::Gate;
 use thymus_os_sensor::meter::MeterParts;
 use thymus_os_sensor::select::Select;
@@ -70,11 +71,9 @@ fn run(policy: Policy, shape: fn(Kept) -> Kept) -> (AgentLedger, u64) {
             established(FLOWS, 600, round).into_iter().map(|kept| shape(Kept { time, ..kept })).collect();
         let took = during(|| {
             select.turn(time, Duration::from_millis(millis), true);
-            for kept in &kept {
-                if gate.admits(&kept.frame(), false, &mut select) {
-                    select.take(&kept.frame(), &mut send);
-                }
-            }
+            let mut intake = gate.intake(&mut select, false, &mut send);
+            intake.begin();
+            kept.iter().for_each(|kept| intake.take(&kept.frame()));
             select.flush(&mut send);
         });
         count += if round >= COUNTED_FROM { took } else { 0 };

@@ -1,5 +1,6 @@
 //! In front of all work on a frame: the cap on CPU, then the policy's filter. What does not pass is counted here.
 
+use crate::capture::Taker;
 use crate::clock::Clock;
 use crate::filter::{Filter, Verdict};
 use crate::select::Select;
@@ -62,8 +63,18 @@ impl Gate {
         used.map_or(Pace::Work, |used| self.throttle.look(self.clock.monotonic(), used))
     }
 
+    /// Time passes: called before each look at what was captured.
+    pub fn turn(&self, select: &mut Select, is_connected: bool) {
+        select.turn(Clock::wall(), self.clock.monotonic(), is_connected);
+    }
+
+    /// What takes the frames of a ring; full parcels go to `send`.
+    pub fn intake<'a, F>(&'a mut self, select: &'a mut Select, in_kernel: bool, send: F) -> Intake<'a, F> {
+        Intake { gate: self, select, in_kernel, send }
+    }
+
     /// True if the frame is to be worked on; else it was counted. `in_kernel` where the kernel runs the filter.
-    pub fn admits(&mut self, frame: &Frame<'_>, in_kernel: bool, select: &mut Select) -> bool {
+    fn admits(&mut self, frame: &Frame<'_>, in_kernel: bool, select: &mut Select) -> bool {
         self.frames += 1;
         if self.frames >= LOOK_EVERY {
             self.look();
@@ -82,11 +93,38 @@ impl Gate {
     }
 }
 
+/// Frames on their way through the gate.
+pub struct Intake<'a, F> {
+    gate: &'a mut Gate,
+    select: &'a mut Select,
+    in_kernel: bool,
+    send: F,
+}
+
+impl<F: FnMut(Vec<u8>) -> Result<(), Vec<u8>>> Taker for Intake<'_, F> {
+    /// Whoever stops us asks nobody what we are at: it may be in the midst of a look at a ring.
+    fn begin(&mut self) {
+        let now = self.gate.clock.monotonic();
+        if self.select.is_late(now) {
+            self.select.catch_up(Clock::wall(), now);
+        }
+    }
+
+    fn take(&mut self, frame: &Frame<'_>) {
+        if self.gate.admits(frame, self.in_kernel, self.select) {
+            self.select.take(frame, &mut self.send);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
     use thymus_dissect::LinkType;
-    use thymus_record::Time;
+    use thymus_record::message::{Member as Known, Members};
+    use thymus_record::{Address, Time};
+    use thymus_witness::claim_of;
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
         Frame { bytes, wire_len: 600, time: Time(0), link: LinkType::Ethernet, port: 0, ..Frame::default() }
@@ -113,5 +151,36 @@ mod tests {
         let jump = Instruction { code: 5, jt: 0, jf: 0, k: 9 };
         assert!(gate.set(&Policy { program: vec![jump], ..Policy::default() }, &[]).is_err());
         assert_eq!(gate.instructions().len(), 1, "the filter before goes on");
+    }
+
+    #[test]
+    fn what_came_while_we_were_stopped_in_the_midst_of_a_look_is_left_to_who_took_over() {
+        let claims = |id: u8| vec![claim_of(9, Address::from_v4([10, 0, 0, id]))];
+        let member = |id: u8| Known { id: u32::from(id), claims: claims(id), ..Known::default() };
+        let members = Members { epoch: 2, seed: 9, members: vec![member(1), member(2)], ..Members::default() };
+        let (mut gate, mut select) = (Gate::new(&Policy::default(), &[]).unwrap(), Select::new(1));
+        select.members(Some(&members), &mut |_| Ok(()));
+        let mut datagram = [0; 60];
+        datagram[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 46, 0, 1, 0, 0, 64, 17]);
+        datagram[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        datagram[38..40].copy_from_slice(&[0, 26]);
+        let mut feed = |gate: &mut Gate, select: &mut Select| {
+            let time = Clock::wall();
+            let mut intake = gate.intake(select, true, |_| Ok(()));
+            intake.begin();
+            for port in 0..100 {
+                datagram[35] = port;
+                intake.take(&Frame { time, ..frame(&datagram) });
+            }
+            select.ledger().sent.packets
+        };
+        gate.turn(&mut select, true);
+        let before = feed(&mut gate, &mut select);
+        assert!((20..80).contains(&before), "one of two sends each flow: {before}");
+        std::thread::sleep(Duration::from_millis(1_600));
+        assert_eq!(feed(&mut gate, &mut select), before);
+        assert_eq!(select.ledger().left.packets, 200 - before);
+        gate.turn(&mut select, true);
+        assert_eq!(feed(&mut gate, &mut select), 2 * before, "what comes now is sent");
     }
 }

@@ -148,7 +148,7 @@ impl Agent {
                 std::thread::sleep(REST);
             }
             self.look_at_peers();
-            self.select.turn(Clock::wall(), clock.monotonic(), self.link.is_connected());
+            self.gate.turn(&mut self.select, self.link.is_connected());
             if is_open {
                 self.drain();
             }
@@ -238,15 +238,10 @@ impl Agent {
 
     fn drain(&mut self) {
         let Agent { rings, gate, select, link, .. } = self;
-        let mut send = |parcel| link.send(parcel);
         for (card, ring) in rings.values_mut().enumerate() {
             let in_kernel = ring.is_filtering();
             select.views().look_at(card);
-            ring.drain(|frame| {
-                if gate.admits(frame, in_kernel, select) {
-                    select.take(frame, &mut send);
-                }
-            });
+            ring.drain(&mut gate.intake(select, in_kernel, |parcel| link.send(parcel)));
         }
     }
 
@@ -366,11 +361,7 @@ impl Agent {
                 Some(name) => drop(rings.insert(name, ring)),
                 None => {
                     let in_kernel = ring.is_filtering();
-                    ring.drain(|frame| {
-                        if gate.admits(frame, in_kernel, select) {
-                            select.take(frame, &mut |parcel| link.send(parcel));
-                        }
-                    });
+                    ring.drain(&mut gate.intake(select, in_kernel, |parcel| link.send(parcel)));
                     select.kernel_dropped(ring.drops(), false);
                     tracing::info!("{name} is captured no more");
                 }

@@ -130,13 +130,23 @@ impl Select {
         self.steady.look(wall, monotonic);
         let now = self.steady.apply(wall);
         // That the connection is gone may be known here before the stop is: what counts is that others saw us on it.
-        if self.was_connected && monotonic.saturating_sub(self.turned.1) > STALL {
+        if self.was_connected && self.is_late(monotonic) {
             self.stalled = Some((self.turned.0, now));
             self.member.was_stopped();
         }
         (self.turned, self.was_connected) = ((now, monotonic), is_connected);
         self.metering.turn(now, self.offset);
         self.allowance.turn(now);
+    }
+
+    /// True if we were stopped for long since the last turn.
+    pub fn is_late(&self, monotonic: Duration) -> bool {
+        monotonic.saturating_sub(self.turned.1) > STALL
+    }
+
+    /// A turn in the midst of a look at what was captured.
+    pub fn catch_up(&mut self, wall: Time, monotonic: Duration) {
+        self.turn(wall, monotonic, self.was_connected);
     }
 
     /// The end: all rows are on their way.

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "packet sockets and their mapped ring are the kernel's memory")]
 #![expect(clippy::cast_possible_truncation, reason = "constants of the kernel's C types")]
 
+use crate::capture::Taker;
 use memmap2::{MmapOptions, MmapRaw};
 use std::ffi::{CStr, CString, c_int};
 use std::io;
@@ -150,21 +151,22 @@ impl Ring {
         unsafe { AtomicU32::from_ptr(self.start().add(8).cast()) }
     }
 
-    /// Gives every frame that is there to `each`, and the blocks back to the kernel.
-    pub fn drain(&mut self, mut each: impl FnMut(&Frame<'_>)) {
+    /// Gives every frame that is there to the taker, and the blocks back to the kernel.
+    pub fn drain(&mut self, taker: &mut impl Taker) {
         let napped = self.nap.take();
         for found in 0..BLOCKS {
             if self.status().load(Ordering::Acquire) & libc::TP_STATUS_USER == 0 {
                 self.nap = next_nap(napped, found);
                 return;
             }
+            taker.begin();
             // SAFETY: the block is ours until its status is given back; its head is within the mapping.
             let head = unsafe { &(*self.start().cast::<libc::tpacket_block_desc>()).hdr.bh1 };
             let (count, mut offset) = (head.num_pkts, head.offset_to_first_pkt as usize);
             for _ in 0..count {
                 // SAFETY: the kernel wrote this head within the block, which is ours; it is 8-aligned.
                 let head = unsafe { &*self.start().add(offset).cast::<libc::tpacket3_hdr>() };
-                self.lend(head, offset, &mut each);
+                self.lend(head, offset, taker);
                 offset += head.tp_next_offset as usize;
             }
             self.status().store(libc::TP_STATUS_KERNEL, Ordering::Release);
@@ -172,7 +174,7 @@ impl Ring {
         }
     }
 
-    fn lend(&mut self, head: &libc::tpacket3_hdr, offset: usize, each: &mut impl FnMut(&Frame<'_>)) {
+    fn lend(&mut self, head: &libc::tpacket3_hdr, offset: usize, taker: &mut impl Taker) {
         // SAFETY: `tp_mac` and `tp_snaplen` are the kernel's, within the block.
         let bytes = unsafe {
             std::slice::from_raw_parts(self.start().add(offset + head.tp_mac as usize), head.tp_snaplen as usize)
@@ -181,14 +183,14 @@ impl Ring {
         let frame =
             |bytes, wire_len| Frame { bytes, wire_len, time, link: LinkType::Ethernet, port: 0, ..Frame::default() };
         if head.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
-            return each(&frame(bytes, head.tp_len));
+            return taker.take(&frame(bytes, head.tp_len));
         }
         // The kernel took the tag off; it goes back where it was.
         let has_protocol = head.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
         let protocol = if has_protocol { head.hv1.tp_vlan_tpid } else { 0x8100 };
         if bytes.len() < 12 {
             // The filter left a byte of it, to be counted.
-            return each(&frame(bytes, head.tp_len + 4));
+            return taker.take(&frame(bytes, head.tp_len + 4));
         }
         let (macs, rest) = bytes.split_at(12);
         let Ring { tagged, .. } = self;
@@ -197,7 +199,7 @@ impl Ring {
         tagged.extend_from_slice(&protocol.to_be_bytes());
         tagged.extend_from_slice(&u16::try_from(head.hv1.tp_vlan_tci & 0xffff).unwrap_or_default().to_be_bytes());
         tagged.extend_from_slice(rest);
-        each(&frame(tagged, head.tp_len + 4));
+        taker.take(&frame(tagged, head.tp_len + 4));
     }
 
     /// Packets that the kernel dropped since the call before.

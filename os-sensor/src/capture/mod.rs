@@ -14,6 +14,17 @@ pub use linux::{Ring, cure, wait};
 #[cfg(windows)]
 pub use windows::{Ring, cure, wait};
 
+use thymus_dissect::Frame;
+
+/// Who takes what was captured.
+pub trait Taker {
+    /// Frames follow that were all captured before this call.
+    fn begin(&mut self);
+
+    /// A frame.
+    fn take(&mut self, frame: &Frame<'_>);
+}
+
 /// The name now of the interface that was opened by this one; `None` when it is gone.
 #[cfg(target_os = "linux")]
 pub fn name_now(ring: &Ring, _opened: &str) -> Option<String> {

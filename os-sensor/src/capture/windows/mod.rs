@@ -6,9 +6,9 @@ pub(crate) mod adapters;
 mod npcap;
 mod packet_monitor;
 
+use crate::capture::Taker;
 use std::io;
 use std::time::Duration;
-use thymus_dissect::Frame;
 use thymus_record::policy::Instruction;
 
 /// The buffers take 8 MiB: 160 ms at 400 Mbit/s.
@@ -51,11 +51,11 @@ impl Ring {
         false
     }
 
-    /// Gives every frame that is there to `each`.
-    pub fn drain(&mut self, each: impl FnMut(&Frame<'_>)) {
+    /// Gives every frame that is there to the taker.
+    pub fn drain(&mut self, taker: &mut impl Taker) {
         match &mut self.0 {
-            Route::PacketMonitor(session) => session.drain(each),
-            Route::Npcap(handle) => handle.drain(each),
+            Route::PacketMonitor(session) => session.drain(taker),
+            Route::Npcap(handle) => handle.drain(taker),
         }
     }
 

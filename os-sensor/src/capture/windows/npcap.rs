@@ -2,6 +2,7 @@
 //! Interface: <https://npcap.com/guide/wpcap/pcap.html>.
 
 use super::adapters::Adapter;
+use crate::capture::Taker;
 use libloading::os::windows::{LOAD_LIBRARY_SEARCH_SYSTEM32, LOAD_WITH_ALTERED_SEARCH_PATH, Library};
 use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -127,7 +128,7 @@ impl Handle {
         Ok(handle)
     }
 
-    pub(super) fn drain(&mut self, mut each: impl FnMut(&Frame<'_>)) {
+    pub(super) fn drain(&mut self, taker: &mut impl Taker) {
         for _ in 0..FRAMES_MAX {
             let (mut head, mut bytes) = (null::<Head>(), null::<u8>());
             // SAFETY: the handle is active; the pointers are good until the next call.
@@ -141,7 +142,15 @@ impl Handle {
             let bytes = unsafe { std::slice::from_raw_parts(bytes, head.captured as usize) };
             let seconds = u64::from(head.seconds.cast_unsigned());
             let time = Time::from_parts(seconds, u64::from(head.micros.cast_unsigned()) * 1_000);
-            each(&Frame { bytes, wire_len: head.wire, time, link: LinkType::Ethernet, port: 0, ..Frame::default() });
+            taker.begin();
+            taker.take(&Frame {
+                bytes,
+                wire_len: head.wire,
+                time,
+                link: LinkType::Ethernet,
+                port: 0,
+                ..Frame::default()
+            });
         }
     }
 

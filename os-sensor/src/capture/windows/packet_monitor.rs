@@ -12,12 +12,12 @@
 //! ```
 
 use super::adapters::Adapter;
+use crate::capture::Taker;
 use crate::capture::stream::{Stream, TRUNCATION_BYTES};
 use libloading::os::windows::{LOAD_LIBRARY_SEARCH_SYSTEM32, Library};
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use thymus_dissect::Frame;
 
 const VERSION: u32 = 0x0001_0000;
 const NETWORK_INTERFACES: u32 = 1;
@@ -178,9 +178,10 @@ impl Session {
         Err("Packet Monitor does not know the adapter".to_owned())
     }
 
-    pub(super) fn drain(&mut self, each: impl FnMut(&Frame<'_>)) {
+    pub(super) fn drain(&mut self, taker: &mut impl Taker) {
         locked(&self.filled).swap(&mut self.drained);
-        self.drained.drain(each);
+        taker.begin();
+        self.drained.drain(|frame| taker.take(frame));
     }
 
     pub(super) fn drops(&self) -> u64 {
