@@ -4,6 +4,11 @@
 use std::time::{Duration, Instant, SystemTime};
 use thymus_record::Time;
 
+/// Two looks so close are at the same moment.
+const SAME: Duration = Duration::from_millis(1);
+/// After so many looks the machine is too busy to be waited for.
+const LOOKS_MAX: u32 = 10;
+
 /// Wall and monotonic time.
 #[derive(Debug)]
 pub struct Clock {
@@ -25,6 +30,19 @@ impl Clock {
     /// Since the start.
     pub fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    /// Epoch time, and the time since the start, of the same moment: whoever is held up between the two looks again.
+    pub fn both(&self) -> (Time, Duration) {
+        let mut before = self.monotonic();
+        for _ in 0..LOOKS_MAX {
+            let (wall, after) = (Clock::wall(), self.monotonic());
+            if after.saturating_sub(before) < SAME {
+                return (wall, after);
+            }
+            before = after;
+        }
+        (Clock::wall(), self.monotonic())
     }
 
     /// Epoch time.

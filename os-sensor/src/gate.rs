@@ -7,6 +7,7 @@ use crate::select::Select;
 use crate::system::cpu_time;
 use crate::throttle::{Pace, Throttle};
 use std::net::SocketAddr;
+use std::time::Duration;
 use thymus_dissect::Frame;
 use thymus_dissect::bpf::BpfError;
 use thymus_record::message::Policy;
@@ -63,9 +64,15 @@ impl Gate {
         used.map_or(Pace::Work, |used| self.throttle.look(self.clock.monotonic(), used))
     }
 
+    /// Since the start.
+    pub fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
     /// Time passes: called before each look at what was captured.
     pub fn turn(&self, select: &mut Select, is_connected: bool) {
-        select.turn(Clock::wall(), self.clock.monotonic(), is_connected);
+        let (wall, monotonic) = self.clock.both();
+        select.turn(wall, monotonic, is_connected);
     }
 
     /// What takes the frames of a ring; full parcels go to `send`.
@@ -104,9 +111,9 @@ pub struct Intake<'a, F> {
 impl<F: FnMut(Vec<u8>) -> Result<(), Vec<u8>>> Taker for Intake<'_, F> {
     /// Whoever stops us asks nobody what we are at: it may be in the midst of a look at a ring.
     fn begin(&mut self) {
-        let now = self.gate.clock.monotonic();
-        if self.select.is_late(now) {
-            self.select.catch_up(Clock::wall(), now);
+        if self.select.is_late(self.gate.now()) {
+            let (wall, monotonic) = self.gate.clock.both();
+            self.select.catch_up(wall, monotonic);
         }
     }
 
@@ -120,7 +127,6 @@ impl<F: FnMut(Vec<u8>) -> Result<(), Vec<u8>>> Taker for Intake<'_, F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use thymus_dissect::LinkType;
     use thymus_record::message::{Member as Known, Members};
     use thymus_record::{Address, Time};

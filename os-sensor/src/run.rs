@@ -138,7 +138,6 @@ pub fn run(state: &Path, spool_bytes: u64, stop: &AtomicBool) -> Result<(), Stri
 
 impl Agent {
     fn work(mut self, stop: &AtomicBool) {
-        let clock = Clock::new();
         let [mut alive, mut ledger, mut interfaces] = [ALIVE_EVERY, LEDGER_EVERY, INTERFACES_EVERY].map(Every::new);
         while !stop.load(Ordering::Relaxed) {
             let is_open = self.gate.is_open();
@@ -152,7 +151,11 @@ impl Agent {
             if is_open {
                 self.drain();
             }
-            let now = clock.monotonic();
+            let now = self.gate.now();
+            if self.select.is_late(now) {
+                // Stopped since: what came meanwhile is taken first, by who was known before.
+                continue;
+            }
             while let Ok(message) = self.heard.try_recv() {
                 if self.heard_at.replace(now).is_none() {
                     self.select.recall();
